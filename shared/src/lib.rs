@@ -1,1 +1,26 @@
-//! x
+//! What two functions of Nightshift need: configuration, database, queues, mail and the campaign ledger.
+//!
+//! `docs/architecture.md` follows one mail through it.
+
+pub mod accounts;
+pub mod address;
+pub mod batches;
+pub mod campaigns;
+pub mod config;
+pub mod database;
+pub mod deadline;
+pub mod doorbell;
+pub mod gate;
+pub mod job_runs;
+pub mod keys;
+pub mod limits;
+pub mod mail;
+pub mod queue;
+pub mod recipients;
+pub mod receipt;
+pub mod smtp;
+pub mod suppressions;
+pub mod telemetry;
+pub mod template;
+pub mod unsubscribe;
+pub mod verdict;

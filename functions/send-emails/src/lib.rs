@@ -1,1 +1,116 @@
-//! x
+//! `send-emails`: sends a batch by SMTP, recipient by recipient, with a ledger.
+//!
+//! [`handle`] unpacks the message, [`invocation`] holds leases and connections, [`batch`] works through one batch, and
+//! [`connection`] is the life of one SMTP connection in it. What may leave is decided by [`shared::gate`] alone.
+
+mod batch;
+mod connection;
+mod gatekeeper;
+mod invocation;
+
+use std::time::Duration;
+
+use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
+use serde::Serialize;
+use shared::batches::Timing;
+use shared::config::{self, ConfigError};
+use shared::deadline::Deadline;
+use shared::doorbell::Doorbell;
+use shared::keys::Keys;
+use shared::queue::Queue;
+use sqlx::PgPool;
+
+pub use invocation::send_batch;
+
+/// Name of this job in `nightshift.job_runs`.
+pub const JOB: &str = "send-emails";
+
+/// What the function needs, made once per cold start.
+#[derive(Debug, Clone)]
+pub struct Ctx {
+    /// The database.
+    pub db: PgPool,
+    /// Queue `email`.
+    pub email: Queue,
+    /// For passwords and unsubscribe links.
+    pub keys: Keys,
+    /// Settings from the template.
+    pub settings: Settings,
+}
+
+/// Settings from the template.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where unsubscribe links lead.
+    pub public_url: String,
+    /// Wait before the first repetition of a deferred recipient.
+    pub retry_first: Duration,
+    /// Leases and rings.
+    pub timing: Timing,
+    /// When to stop taking work.
+    pub soft_timeout: Duration,
+}
+
+impl Ctx {
+    /// Reads the environment.
+    pub async fn from_env() -> Result<Self, ConfigError> {
+        let email_queue_url = config::required("EMAIL_QUEUE_URL")?;
+        let settings = Settings {
+            public_url: config::required("PUBLIC_URL")?.trim_end_matches('/').to_owned(),
+            retry_first: config::seconds_or("RETRY_FIRST_SECONDS", Duration::from_secs(60))?,
+            timing: Timing::from_env()?,
+            soft_timeout: config::seconds_or("SOFT_TIMEOUT_SECONDS", Duration::from_secs(480))?,
+        };
+        Ok(Self {
+            db: shared::database::connect_lazily()?,
+            keys: Keys::from_env()?,
+            email: Queue::new(shared::queue::client_from_env().await, email_queue_url),
+            settings,
+        })
+    }
+}
+
+/// What an invocation did with mails.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Accepted by a server.
+    pub sent: u64,
+    /// Given up.
+    pub refused: u64,
+    /// To be tried again later.
+    pub deferred: u64,
+    /// Handed over without an answer.
+    pub uncertain: u64,
+    /// Left out at the gate.
+    pub withheld: u64,
+    /// Batches worked on.
+    pub batches: u64,
+}
+
+/// Answers each message on its own. A batch that is finished, gone or held by another function is a success: ringing
+/// twice sends nothing twice. Only what failed before it could be recorded is handed back.
+pub async fn handle(ctx: &Ctx, event: SqsEvent, deadline_ms: u64) -> SqsBatchResponse {
+    let deadline = Deadline::of_invocation(deadline_ms, ctx.settings.soft_timeout);
+    let mut response = SqsBatchResponse::default();
+    for record in event.records {
+        let id = record.message_id.unwrap_or_default();
+        let batch_id = match serde_json::from_str(record.body.as_deref().unwrap_or_default()) {
+            Ok(Doorbell::Batch { batch_id }) => batch_id,
+            Ok(other) => {
+                tracing::error!(message.id = id, "message {id} on queue email rings for {other:?}; ignored");
+                continue;
+            }
+            Err(error) => {
+                tracing::error!(message.id = id, "message {id} on queue email cannot be read, ignored: {error}");
+                continue;
+            }
+        };
+        if let Err(error) = Box::pin(send_batch(ctx, batch_id, deadline)).await {
+            tracing::error!(batch.id = batch_id, "batch {batch_id}: {error:#}");
+            let mut failure = BatchItemFailure::default();
+            failure.item_identifier = id;
+            response.batch_item_failures.push(failure);
+        }
+    }
+    response
+}

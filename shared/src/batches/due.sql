@@ -1,0 +1,47 @@
+with
+-- what each account already has on the queue or under work
+load as (
+    select
+        account_id,
+        count(*) filter (
+            where leased_until > now()
+                or rung_at > now() - make_interval(secs => $1)
+        ) as outstanding
+    from nightshift.batches
+    where finished_at is null
+    group by account_id
+),
+-- what could be worked on now, numbered within its campaign
+due as (
+    select
+        b.id,
+        b.account_id,
+        b.campaign_id,
+        -- as many as its connections can keep busy, and one that waits
+        least($2, (a.max_connections + $4::integer - 1) / $4::integer + 1) as most,
+        row_number() over (partition by b.account_id, b.campaign_id order by b.id) as turn
+    from nightshift.batches b
+    join nightshift.smtp_accounts a on a.id = b.account_id
+    left join nightshift.campaigns c on c.id = b.campaign_id
+    where b.finished_at is null
+        and b.due_at <= now()
+        and (b.leased_until is null or b.leased_until <= now())
+        and (b.rung_at is null or b.rung_at <= now() - make_interval(secs => $1))
+        and (c.id is null or c.status = 'sending')
+        and (a.paused_until is null or a.paused_until <= now())
+),
+-- the campaigns of an account take turns
+placed as (
+    select
+        id,
+        account_id,
+        most,
+        row_number() over (partition by account_id order by turn, campaign_id) as place
+    from due
+)
+select placed.id
+from placed
+join load on load.account_id = placed.account_id
+where placed.place <= placed.most - load.outstanding
+order by placed.place, placed.account_id
+limit $3

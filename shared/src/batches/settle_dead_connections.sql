@@ -1,0 +1,40 @@
+with
+-- connections whose function is gone, with a mail that was handed over
+dead as (
+    select account_id, slot, delivery_id
+    from nightshift.smtp_connections
+    where delivery_id is not null
+        and leased_until <= clock_timestamp()
+    order by account_id, slot
+    for update skip locked
+),
+settled as (
+    update nightshift.deliveries d
+    set state = case policy.name
+            when 'count_as_sent' then 'sent'
+            when 'resend' then 'deferred'
+            else 'uncertain'
+        end,
+        settled_at = case when policy.name = 'count_as_sent' then now() end,
+        next_attempt_at = case when policy.name = 'resend' then d.attempted_at + interval '20 minutes' end,
+        reply = 'the function ended between handing the mail over and recording the answer'
+    from dead
+    join nightshift.deliveries mail on mail.id = dead.delivery_id
+    left join nightshift.campaigns c on c.id = mail.campaign_id
+    cross join lateral (select coalesce(c.uncertain_policy, 'hold') as name) as policy
+    where d.id = dead.delivery_id
+        and d.state = 'sending'
+    returning d.id
+),
+freed as (
+    update nightshift.smtp_connections s
+    set delivery_id = null,
+        lease_token = null,
+        leased_until = null
+    from dead
+    where s.account_id = dead.account_id
+        and s.slot = dead.slot
+    returning s.slot
+)
+select count(*) as "settled!"
+from settled, (select count(*) from freed) as every_connection

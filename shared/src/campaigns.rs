@@ -1,0 +1,316 @@
+//! Campaigns: creating, starting and planning them, and closing finished ones.
+//!
+//! `draft → scheduled → sending ⇄ paused → sent | cancelled`. A draft has recipients; planning turns them, in one
+//! transaction, into deliveries and batches.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{PgConnection, PgExecutor, PgPool};
+
+use crate::template::{MailTemplate, TemplateError};
+
+/// A campaign to be created.
+#[derive(Debug, Clone)]
+pub struct NewCampaign {
+    /// Name for people.
+    pub name: String,
+    /// SMTP account it leaves through.
+    pub account_id: i64,
+    /// Subject template.
+    pub subject: String,
+    /// HTML template.
+    pub html: String,
+    /// Text template.
+    pub text: String,
+    /// List that its unsubscribe link leaves; empty for all mail.
+    pub list: String,
+}
+
+/// Creates a draft and returns its id.
+pub async fn create(db: impl PgExecutor<'_>, new: &NewCampaign) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
+        insert into nightshift.campaigns (name, account_id, subject, html_template, text_template, list)
+        values ($1, $2, $3, $4, $5, $6)
+        returning id
+        "#,
+        new.name,
+        new.account_id,
+        new.subject,
+        new.html,
+        new.text,
+        new.list,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// Notes what the import of a campaign's recipients did.
+pub async fn count_import(
+    db: impl PgExecutor<'_>,
+    id: i64,
+    imported: u64,
+    rejected: u64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update nightshift.campaigns set imported = imported + $2, rejected = rejected + $3 where id = $1",
+        id,
+        i64::try_from(imported).unwrap_or(i64::MAX),
+        i64::try_from(rejected).unwrap_or(i64::MAX),
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Why a campaign cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No such row.
+    #[error("there is no campaign {0}")]
+    Unknown(i64),
+    /// Its status does not allow it.
+    #[error("campaign {id} is {status}; only a draft or a paused campaign can be started")]
+    Status {
+        /// The campaign.
+        id: i64,
+        /// Its status.
+        status: String,
+    },
+    /// Nobody to send to.
+    #[error("campaign {0} has no recipients")]
+    NoRecipients(i64),
+    /// The templates do not parse.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// Some recipients lack fields that the templates use.
+    #[error(
+        "{count} recipients lack the merge field {field:?}, the first in line {line}; add the column or change the template"
+    )]
+    MissingField {
+        /// The field.
+        field: String,
+        /// Recipients without it.
+        count: i64,
+        /// Position of the first of them.
+        line: i64,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Lets a draft go at `start_at`, or a paused campaign go on. Ring queue `campaigns` afterwards; otherwise the next
+/// dispatch finds it. Content and recipients are checked here and are frozen from now on.
+pub async fn start(db: &PgPool, id: i64, start_at: DateTime<Utc>) -> Result<(), StartError> {
+    let mut tx = db.begin().await?;
+    let campaign = sqlx::query!(
+        r#"
+        select status, subject, html_template, text_template
+        from nightshift.campaigns
+        where id = $1
+        for update
+        "#,
+        id,
+    )
+    .fetch_optional(&mut *tx)
+    .await?
+    .ok_or(StartError::Unknown(id))?;
+    match campaign.status.as_str() {
+        "draft" => {
+            let template =
+                MailTemplate::parse(&campaign.subject, &campaign.html_template, &campaign.text_template)?;
+            check_recipients(&mut tx, id, &template.fields()).await?;
+            set_status(&mut tx, id, "scheduled", Some(start_at)).await?;
+        }
+        "paused" => set_status(&mut tx, id, "sending", None).await?,
+        _ => return Err(StartError::Status { id, status: campaign.status }),
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn set_status(
+    db: &mut PgConnection,
+    id: i64,
+    status: &str,
+    start_at: Option<DateTime<Utc>>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"
+        update nightshift.campaigns
+        set status = $2,
+            status_reason = null,
+            start_at = coalesce($3, start_at)
+        where id = $1
+        "#,
+        id,
+        status,
+        start_at,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn check_recipients(db: &mut PgConnection, id: i64, fields: &BTreeSet<String>) -> Result<(), StartError> {
+    let any = sqlx::query_scalar!(
+        r#"select exists (select from nightshift.recipients where campaign_id = $1) as "any!""#,
+        id,
+    )
+    .fetch_one(&mut *db)
+    .await?;
+    if !any {
+        return Err(StartError::NoRecipients(id));
+    }
+    let fields: Vec<String> = fields.iter().cloned().collect();
+    let missing = sqlx::query!(
+        r#"
+        select wanted.field as "field!", count(*) as "count!", min(r.position) as "line!"
+        from nightshift.recipients r
+        cross join unnest($2::text[]) as wanted (field)
+        where r.campaign_id = $1
+            and not r.fields ? wanted.field
+        group by wanted.field
+        order by wanted.field
+        limit 1
+        "#,
+        id,
+        &fields,
+    )
+    .fetch_optional(db)
+    .await?;
+    match missing {
+        Some(missing) => {
+            Err(StartError::MissingField { field: missing.field, count: missing.count, line: missing.line })
+        }
+        None => Ok(()),
+    }
+}
+
+/// What planning a campaign came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Planned {
+    /// The campaign.
+    pub campaign_id: i64,
+    /// Deliveries, one for each address.
+    pub deliveries: i64,
+    /// Recipients whose address another one has already.
+    pub duplicates: i64,
+    /// Deliveries that start out suppressed.
+    pub suppressed: i64,
+    /// Batches.
+    pub batches: i64,
+}
+
+/// Plans the scheduled campaign that has waited longest, if one is due: every recipient becomes a delivery, once per
+/// address, in batches of `batch_size`; the campaign is `sending` then. One transaction: a crash leaves it as it was.
+///
+/// A campaign that cannot be sent (its rows were written by a host, without the checks of [`start`]) goes back to draft,
+/// with the reason.
+pub async fn plan_next_due(
+    db: &PgPool,
+    now: DateTime<Utc>,
+    batch_size: i32,
+) -> Result<Option<Result<Planned, StartError>>> {
+    let mut tx = db.begin().await.context("begin planning")?;
+    let due = sqlx::query!(
+        r#"
+        select id, account_id, subject, html_template, text_template, list
+        from nightshift.campaigns
+        where status = 'scheduled'
+            and start_at <= $1
+        order by start_at, id
+        limit 1
+        for update skip locked
+        "#,
+        now,
+    )
+    .fetch_optional(&mut *tx)
+    .await
+    .context("look for a due campaign")?;
+    let Some(campaign) = due else { return Ok(None) };
+
+    let checked = match MailTemplate::parse(&campaign.subject, &campaign.html_template, &campaign.text_template) {
+        Ok(template) => check_recipients(&mut tx, campaign.id, &template.fields()).await,
+        Err(error) => Err(error.into()),
+    };
+    match checked {
+        Ok(()) => {}
+        Err(StartError::Database(error)) => return Err(error).context("check recipients"),
+        Err(error) => {
+            sqlx::query!(
+                "update nightshift.campaigns set status = 'draft', status_reason = $2 where id = $1",
+                campaign.id,
+                error.to_string(),
+            )
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            return Ok(Some(Err(error)));
+        }
+    }
+
+    let row = sqlx::query_file!("src/campaigns/plan.sql", campaign.id, campaign.account_id, batch_size, campaign.list)
+        .fetch_one(&mut *tx)
+        .await
+        .with_context(|| format!("plan campaign {}", campaign.id))?;
+    sqlx::query!("delete from nightshift.recipients where campaign_id = $1", campaign.id).execute(&mut *tx).await?;
+    sqlx::query!(
+        r#"
+        update nightshift.campaigns
+        set status = 'sending',
+            started_at = now(),
+            planned = $2,
+            duplicates = imported - $2
+        where id = $1
+        "#,
+        campaign.id,
+        row.deliveries,
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await.with_context(|| format!("commit the plan of campaign {}", campaign.id))?;
+    Ok(Some(Ok(Planned {
+        campaign_id: campaign.id,
+        deliveries: row.deliveries,
+        duplicates: row.recipients - row.deliveries,
+        suppressed: row.suppressed,
+        batches: row.batches,
+    })))
+}
+
+/// Closes campaigns none of whose batches is open any more. Returns their ids.
+pub async fn close_finished(db: impl PgExecutor<'_>) -> Result<Vec<i64>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
+        update nightshift.campaigns c
+        set status = 'sent',
+            finished_at = now()
+        where c.status = 'sending'
+            and not exists (
+                select from nightshift.batches b
+                where b.campaign_id = c.id
+                    and b.finished_at is null
+            )
+        returning c.id
+        "#,
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// Holds a campaign back, for a reason that people read; it goes on when it is started again.
+pub async fn pause(db: impl PgExecutor<'_>, id: i64, reason: &str) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "update nightshift.campaigns set status = 'paused', status_reason = $2 where id = $1 and status = 'sending'",
+        id,
+        reason,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,563 @@
+//! The gate: the one transaction between a mail and its final dot.
+//!
+//! For each SMTP connection that asks, it records what became of the connection's previous mail and marks the next one
+//! `sending`, on condition that
+//!
+//! 1. the caller still holds the batch: its lease token stands in the row and has not run out by the *database's* clock,
+//! 2. the campaign is `sending` and the account is not paused,
+//! 3. the recipient is not suppressed, for this list or for all,
+//! 4. every limit has room; the limits are consumed here.
+//!
+//! Only what it returns as [`Answer::Admitted`] may get its final dot.
+//!
+//! Why this is enough:
+//! - *Two functions on one batch.* The first statement locks the batch row and checks the token. Taking the batch over
+//!   changes the token in the same row, so of two gates one comes first and the other finds a foreign token.
+//! - *A function frozen before the gate* finds its lease gone when it wakes. *Frozen after the gate*, it still holds one
+//!   admitted mail; its connection row says which. When the lease has run out, that mail is `uncertain`, never `pending`:
+//!   nobody sends it again unasked. The late answer settles it, because the token of the attempt stays in the delivery.
+//! - *A crash anywhere* leaves at most one mail per connection in doubt, because the connection row can hold only one.
+//! - *A commit whose answer was lost* is repeated as it stands: outcomes are recorded only over an attempt with the same
+//!   token, and a mail that is `sending` for this very connection is admitted again without consuming limits twice.
+//!
+//! Connections that are ready together share one transaction, so its single flush to disk is shared too.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::limits::{Limit, Period};
+
+/// The right to send from a batch, and the connections that may be used for it.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// Row in `nightshift.batches`.
+    pub batch_id: i64,
+    /// Account of the batch, owner of the connection slots.
+    pub account_id: i64,
+    /// Token of this invocation, in the batch and in its connection slots.
+    pub token: Uuid,
+    /// How long each write prolongs the lease.
+    pub lasts: Duration,
+}
+
+/// What one connection brings to the gate.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Connection slot of the account.
+    pub slot: i32,
+    /// What became of mails of this connection since it last asked: at most one that had passed the gate, and any
+    /// number that were refused before it.
+    pub settled: Vec<Settled>,
+    /// The mail it would send next.
+    pub next: Option<i64>,
+}
+
+/// What became of a mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// Row in `nightshift.deliveries`.
+    pub delivery_id: i64,
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The server's words, or ours.
+    pub reply: String,
+}
+
+/// The outcome of a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Accepted by the server.
+    Sent,
+    /// Will never be accepted for this recipient.
+    Refused(Cause),
+    /// Not now; tried again after this long.
+    Deferred(Duration),
+    /// Handed over, no answer.
+    Uncertain,
+    /// Known not to have been handed over, for no fault of the mail: as before the try.
+    Returned,
+}
+
+/// Why a recipient is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The server will not take mail for this address.
+    Address,
+    /// Deferred for too long.
+    Expired,
+    /// The template cannot be rendered with this recipient's fields.
+    Render,
+}
+
+impl Cause {
+    fn column(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Expired => "expired",
+            Self::Render => "render",
+        }
+    }
+}
+
+/// What the gate says to one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The next mail is marked `sending`: give it its dot.
+    Admitted,
+    /// Nothing was asked; the outcome is recorded.
+    Recorded,
+    /// The next mail must not be sent from here now.
+    Denied(Denial),
+}
+
+/// Why a mail does not pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denial {
+    /// Another function has the batch, or the lease ran out: stop.
+    LeaseLost,
+    /// The campaign or the account is paused, or the campaign is over: stop.
+    Paused,
+    /// The recipient left meanwhile; recorded as suppressed. Go on with the next.
+    Suppressed,
+    /// The delivery is not open any more. Go on with the next.
+    NotOpen,
+    /// A limit is reached; recorded as deferred. Go on with the next: other domains may have room.
+    Limited,
+}
+
+/// Passes the requests of one batch through the gate, in one transaction.
+///
+/// A failed transaction is repeated three times, which is safe as told above. On an error nothing was admitted.
+pub async fn pass(db: &PgPool, lease: &Lease, requests: &[Request]) -> Result<Vec<Answer>, sqlx::Error> {
+    let mut tries = 0;
+    loop {
+        match pass_once(db, lease, requests).await {
+            Ok(answers) => return Ok(answers),
+            Err(error) if tries == 3 => return Err(error),
+            Err(error) => {
+                tries += 1;
+                tracing::warn!(batch.id = lease.batch_id, "gate failed, try {tries} of 3 follows: {error}");
+                tokio::time::sleep(Duration::from_millis(200 << tries)).await;
+            }
+        }
+    }
+}
+
+async fn pass_once(db: &PgPool, lease: &Lease, requests: &[Request]) -> Result<Vec<Answer>, sqlx::Error> {
+    let mut tx = db.begin().await?;
+    let held = hold(&mut tx, lease).await?;
+    record(&mut tx, lease, held.is_some(), requests).await?;
+    let answers = match held {
+        Some(now) => admit(&mut tx, lease, now, requests).await?,
+        None => requests
+            .iter()
+            .map(|request| request.next.map_or(Answer::Recorded, |_| Answer::Denied(Denial::LeaseLost)))
+            .collect(),
+    };
+    tx.commit().await?;
+    Ok(answers)
+}
+
+/// Locks the batch and prolongs its lease; `None` when the lease is gone. Returns the database's time.
+async fn hold(db: &mut PgConnection, lease: &Lease) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
+        update nightshift.batches
+        set leased_until = clock_timestamp() + make_interval(secs => $3)
+        where id = $1
+            and lease_token = $2
+            and leased_until > clock_timestamp()
+        returning clock_timestamp() as "now!"
+        "#,
+        lease.batch_id,
+        lease.token,
+        lease.lasts.as_secs_f64(),
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// Records outcomes. After the gate the attempt's token decides, lease or not; before it, the lease does.
+async fn record(
+    db: &mut PgConnection,
+    lease: &Lease,
+    lease_held: bool,
+    requests: &[Request],
+) -> Result<(), sqlx::Error> {
+    let settled: Vec<&Settled> = requests.iter().flat_map(|request| &request.settled).collect();
+    if settled.is_empty() {
+        return Ok(());
+    }
+    let mut ids = Vec::with_capacity(settled.len());
+    let (mut states, mut causes, mut delays, mut replies) = (vec![], vec![], vec![], vec![]);
+    for one in settled {
+        let (state, cause, delay) = match one.outcome {
+            Outcome::Sent => ("sent", None, None),
+            Outcome::Refused(cause) => ("refused", Some(cause.column().to_owned()), None),
+            Outcome::Deferred(delay) => ("deferred", None, Some(delay.as_secs_f64())),
+            Outcome::Uncertain => ("uncertain", None, None),
+            Outcome::Returned => ("pending", None, None),
+        };
+        ids.push(one.delivery_id);
+        states.push(state.to_owned());
+        causes.push(cause);
+        delays.push(delay);
+        replies.push(one.reply.clone());
+    }
+    sqlx::query!(
+        r#"
+        update nightshift.deliveries d
+        set state = o.state,
+            cause = o.cause,
+            next_attempt_at = now() + make_interval(secs => o.delay),
+            settled_at = case when o.state in ('sent', 'refused') then now() end,
+            attempts = d.attempts
+                + case when d.state in ('pending', 'deferred') then 1 else 0 end
+                - case when o.state = 'pending' then 1 else 0 end,
+            attempted_at = coalesce(d.attempted_at, now()),
+            reply = o.reply
+        from unnest($1::bigint[], $2::text[], $3::text[], $4::float8[], $5::text[])
+            as o (id, state, cause, delay, reply)
+        where d.id = o.id
+            and (
+                (d.attempt_token = $6 and d.state in ('sending', 'uncertain'))
+                or ($7 and d.batch_id = $8 and d.state in ('pending', 'deferred'))
+            )
+        "#,
+        &ids,
+        &states,
+        &causes as &[Option<String>],
+        &delays as &[Option<f64>],
+        &replies,
+        lease.token,
+        lease_held,
+        lease.batch_id,
+    )
+    .execute(&mut *db)
+    .await?;
+    sqlx::query!(
+        r#"
+        update nightshift.smtp_connections
+        set delivery_id = null
+        where account_id = $1
+            and lease_token = $2
+            and delivery_id = any($3)
+        "#,
+        lease.account_id,
+        lease.token,
+        &ids,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+struct Candidate {
+    id: i64,
+    open: bool,
+    admitted_already: bool,
+    may_send: bool,
+    suppressed: bool,
+    domain: String,
+    owner: Option<String>,
+    time_zone: String,
+}
+
+/// Decides about each connection's next mail, marks what may leave and consumes the limits.
+async fn admit(
+    db: &mut PgConnection,
+    lease: &Lease,
+    now: DateTime<Utc>,
+    requests: &[Request],
+) -> Result<Vec<Answer>, sqlx::Error> {
+    let wanted: Vec<i64> = requests.iter().filter_map(|request| request.next).collect();
+    if wanted.is_empty() {
+        return Ok(vec![Answer::Recorded; requests.len()]);
+    }
+    let candidates = candidates(db, lease, &wanted).await?;
+    let mut limits = lock_limits(db, lease.account_id, &candidates).await?;
+
+    let mut admitted: Vec<(i32, i64)> = vec![];
+    let mut suppressed: Vec<i64> = vec![];
+    let mut limited: Vec<(i64, f64, String)> = vec![];
+    let answers = requests
+        .iter()
+        .map(|request| {
+            let Some(next) = request.next else { return Answer::Recorded };
+            let Some(candidate) = candidates.iter().find(|candidate| candidate.id == next) else {
+                return Answer::Denied(Denial::NotOpen);
+            };
+            if candidate.admitted_already {
+                return Answer::Admitted;
+            }
+            if !candidate.may_send {
+                return Answer::Denied(Denial::Paused);
+            }
+            if !candidate.open {
+                return Answer::Denied(Denial::NotOpen);
+            }
+            if candidate.suppressed {
+                suppressed.push(next);
+                return Answer::Denied(Denial::Suppressed);
+            }
+            let zone = candidate.time_zone.parse().unwrap_or(chrono_tz::Tz::UTC);
+            let mut applying: Vec<&mut LockedLimit> =
+                limits.iter_mut().filter(|limit| limit.applies_to(candidate)).collect();
+            if let Some(full) = applying.iter().find(|limit| limit.limit.room(now, zone) <= limit.taken) {
+                let exhausted = full.limit.exhausted(now, zone);
+                let delay = (exhausted.until - now).as_seconds_f64().max(0.1);
+                limited.push((next, delay, exhausted.reason));
+                return Answer::Denied(Denial::Limited);
+            }
+            for limit in &mut applying {
+                limit.taken += 1;
+                limit.slice = Some(limit.limit.slice_at(now, zone));
+                limit.forget_before = Some(limit.limit.forget_before(now, zone));
+            }
+            admitted.push((request.slot, next));
+            Answer::Admitted
+        })
+        .collect();
+
+    mark_sending(db, lease, &admitted).await?;
+    mark_suppressed(db, &suppressed).await?;
+    mark_limited(db, &limited).await?;
+    consume(db, &limits).await?;
+    Ok(answers)
+}
+
+async fn candidates(db: &mut PgConnection, lease: &Lease, ids: &[i64]) -> Result<Vec<Candidate>, sqlx::Error> {
+    sqlx::query_as!(
+        Candidate,
+        r#"
+        select
+            d.id,
+            d.state in ('pending', 'deferred') as "open!",
+            (d.state = 'sending' and d.attempt_token = $3) as "admitted_already!",
+            (coalesce(c.status = 'sending', true) and coalesce(a.paused_until <= now(), true)) as "may_send!",
+            exists (
+                select from nightshift.suppressions s
+                where s.email_normalised = d.email_normalised
+                    and s.list in ('', c.list)
+            ) as "suppressed!",
+            split_part(d.email_normalised, '@', -1) as "domain!",
+            c.owner as "owner?",
+            a.time_zone
+        from nightshift.deliveries d
+        join nightshift.batches b on b.id = d.batch_id
+        join nightshift.smtp_accounts a on a.id = b.account_id
+        left join nightshift.campaigns c on c.id = d.campaign_id
+        where d.id = any($1)
+            and d.batch_id = $2
+        "#,
+        ids,
+        lease.batch_id,
+        lease.token,
+    )
+    .fetch_all(db)
+    .await
+}
+
+struct LockedLimit {
+    limit: Limit,
+    scope: String,
+    key: String,
+    taken: i64,
+    slice: Option<DateTime<Utc>>,
+    forget_before: Option<DateTime<Utc>>,
+}
+
+impl LockedLimit {
+    fn applies_to(&self, candidate: &Candidate) -> bool {
+        match self.scope.as_str() {
+            "account" => true, // only this account's were read
+            "user" => candidate.owner.as_deref() == Some(self.key.as_str()),
+            _ => candidate.domain == self.key,
+        }
+    }
+}
+
+/// Locks every limit that could apply, in the one order that all gates use: account, user, domain, then id.
+async fn lock_limits(
+    db: &mut PgConnection,
+    account_id: i64,
+    candidates: &[Candidate],
+) -> Result<Vec<LockedLimit>, sqlx::Error> {
+    let owners: Vec<String> = candidates.iter().filter_map(|candidate| candidate.owner.clone()).collect();
+    let domains: Vec<String> = candidates.iter().map(|candidate| candidate.domain.clone()).collect();
+    let rows = sqlx::query!(
+        r#"
+        select l.id, l.scope, l.subject, l.period, l.maximum, a.name as account
+        from nightshift.limits l
+        join nightshift.smtp_accounts a on a.id = $1
+        where (l.scope = 'account' and l.subject = $1::bigint::text)
+            or (l.scope = 'user' and l.subject = any($2))
+            or (l.scope = 'domain' and l.subject = any($3))
+        order by array_position(array['account', 'user', 'domain'], l.scope), l.id
+        for update of l
+        "#,
+        account_id,
+        &owners,
+        &domains,
+    )
+    .fetch_all(&mut *db)
+    .await?;
+    if rows.is_empty() {
+        return Ok(vec![]);
+    }
+    // A statement of its own: it must see what the gates before this one committed while it waited for the locks.
+    let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+    let usage = sqlx::query!(
+        r#"
+        select limit_id, slice_start, used
+        from nightshift.limit_usage
+        where limit_id = any($1)
+        "#,
+        &ids,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            let name = if row.scope == "account" { &row.account } else { &row.subject };
+            let limit = Limit {
+                id: row.id,
+                subject: format!("{} {name}", row.scope),
+                period: Period::from_column(&row.period)?,
+                maximum: i64::from(row.maximum),
+                usage: usage
+                    .iter()
+                    .filter(|slice| slice.limit_id == row.id)
+                    .map(|slice| (slice.slice_start, i64::from(slice.used)))
+                    .collect(),
+            };
+            Some(LockedLimit { limit, scope: row.scope, key: row.subject, taken: 0, slice: None, forget_before: None })
+        })
+        .collect())
+}
+
+async fn mark_sending(db: &mut PgConnection, lease: &Lease, admitted: &[(i32, i64)]) -> Result<(), sqlx::Error> {
+    if admitted.is_empty() {
+        return Ok(());
+    }
+    let (slots, ids): (Vec<i32>, Vec<i64>) = admitted.iter().copied().unzip();
+    sqlx::query!(
+        r#"
+        update nightshift.deliveries
+        set state = 'sending',
+            attempt_token = $2,
+            attempts = attempts + 1,
+            attempted_at = clock_timestamp(),
+            next_attempt_at = null
+        where id = any($1)
+        "#,
+        &ids,
+        lease.token,
+    )
+    .execute(&mut *db)
+    .await?;
+    let held = sqlx::query!(
+        r#"
+        update nightshift.smtp_connections s
+        set delivery_id = m.delivery_id,
+            leased_until = clock_timestamp() + make_interval(secs => $5)
+        from unnest($1::integer[], $2::bigint[]) as m (slot, delivery_id)
+        where s.account_id = $3
+            and s.slot = m.slot
+            and s.lease_token = $4
+            and s.delivery_id is null
+        "#,
+        &slots,
+        &ids,
+        lease.account_id,
+        lease.token,
+        lease.lasts.as_secs_f64(),
+    )
+    .execute(db)
+    .await?
+    .rows_affected();
+    if held != admitted.len() as u64 {
+        // The slots were taken over, or one still holds a mail: nothing of this transaction may stand.
+        return Err(sqlx::Error::Protocol(format!(
+            "{held} of {} connection slots of account {} are still held",
+            admitted.len(),
+            lease.account_id
+        )));
+    }
+    Ok(())
+}
+
+async fn mark_suppressed(db: &mut PgConnection, ids: &[i64]) -> Result<(), sqlx::Error> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        r#"
+        update nightshift.deliveries
+        set state = 'suppressed',
+            settled_at = now(),
+            next_attempt_at = null
+        where id = any($1)
+            and state in ('pending', 'deferred')
+        "#,
+        ids,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn mark_limited(db: &mut PgConnection, limited: &[(i64, f64, String)]) -> Result<(), sqlx::Error> {
+    if limited.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<i64> = limited.iter().map(|(id, ..)| *id).collect();
+    let delays: Vec<f64> = limited.iter().map(|(_, delay, _)| *delay).collect();
+    let reasons: Vec<String> = limited.iter().map(|(.., reason)| reason.clone()).collect();
+    sqlx::query!(
+        r#"
+        update nightshift.deliveries d
+        set state = 'deferred',
+            next_attempt_at = clock_timestamp() + make_interval(secs => l.delay),
+            reply = l.reason
+        from unnest($1::bigint[], $2::float8[], $3::text[]) as l (id, delay, reason)
+        where d.id = l.id
+        "#,
+        &ids,
+        &delays,
+        &reasons,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn consume(db: &mut PgConnection, limits: &[LockedLimit]) -> Result<(), sqlx::Error> {
+    for limit in limits {
+        let (Some(slice), Some(forget_before)) = (limit.slice, limit.forget_before) else { continue };
+        sqlx::query!(
+            r#"
+            with forgotten as (
+                delete from nightshift.limit_usage
+                where limit_id = $1
+                    and slice_start < $4
+            )
+            insert into nightshift.limit_usage (limit_id, slice_start, used)
+            values ($1, $2, $3)
+            on conflict (limit_id, slice_start) do update
+            set used = limit_usage.used + excluded.used
+            "#,
+            limit.limit.id,
+            slice,
+            i32::try_from(limit.taken).unwrap_or(i32::MAX),
+            forget_before,
+        )
+        .execute(&mut *db)
+        .await?;
+    }
+    Ok(())
+}
