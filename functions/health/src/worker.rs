@@ -1,6 +1,5 @@
 //! Is the worker alive? Judged by evidence: the queues answer, and jobs ran when they should have.
 
-use std::time::Duration;
 
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};

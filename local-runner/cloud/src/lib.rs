@@ -10,6 +10,7 @@ pub mod event_source;
 pub mod gateway;
 pub mod inbox;
 pub mod lambda;
+pub mod runner;
 pub mod runtime_api;
 pub mod sandbox;
 pub mod scheduler;

@@ -1,0 +1,38 @@
+#!/bin/sh
+# The demo, step by step: what a person types, run by `make demo` against a runner of its own.
+set -eu
+runner=${NIGHTSHIFT_RUNNER:-local-runner}
+here=$(dirname "$0")
+
+step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+run() { printf '$ local-runner %s\n' "$*"; "$runner" "$@"; }
+
+step "1. An account that sends through the runner's inbox, which catches all mail"
+run account add bookshop --host inbox --from "night@example.org" --from-name "Nightshift bookshop" --replace
+run account test bookshop
+
+step "2. People who want no mail"
+run suppression import "$here/suppressed.csv"
+
+step "3. A campaign from a recipients file with duplicates, invalid, suppressed, refused and deferred addresses"
+rejects=$(mktemp)
+created=$(mktemp)
+trap 'rm -f "$rejects" "$created"' EXIT
+run campaign create --name "Spring catalogue" --account bookshop \
+    --subject "{{ first_name }}, order {{ order_no }} is on its way" \
+    --html "$here/mail.html" --recipients "$here/recipients.csv" --rejects "$rejects" --start | tee "$created"
+campaign=$(sed -n 's/^Campaign \([0-9]*\) .*/\1/p' "$created")
+
+step "4. It goes out: dispatch-campaigns plans it, send-emails sends it batch by batch"
+run campaign progress "$campaign" --wait --timeout 100
+
+step "5. The receipt"
+run campaign receipt "$campaign"
+
+step "6. One of the mails"
+run inbox list --limit 3
+run inbox show 1
+
+step "7. Health"
+printf '$ curl %s/health/\n' "$NIGHTSHIFT_GATEWAY"
+"$runner" get "$NIGHTSHIFT_GATEWAY/health/"

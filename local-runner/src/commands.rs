@@ -1,0 +1,7 @@
+//! What one does with accounts, campaigns and caught mail. The commands are small: they write rows through `shared` and
+//! ring a queue.
+
+pub(crate) mod account;
+pub(crate) mod campaign;
+pub(crate) mod inbox;
+pub(crate) mod suppression;

@@ -1,0 +1,53 @@
+//! What people and scripts see: tables on a terminal, JSON on request, progress bars on long work.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use anyhow::Result;
+use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+/// A table with the given headings, fitted to the terminal.
+pub(crate) fn table<const N: usize>(headings: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    if !headings.is_empty() {
+        table.set_header(headings);
+    }
+    table
+}
+
+/// Prints `value` as JSON on standard output.
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// A dash where there is nothing.
+pub(crate) fn or_dash<T: Display>(value: Option<T>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| value.to_string())
+}
+
+/// `950 of 1000 (95.0 %)`.
+pub(crate) fn share(part: i64, whole: i64) -> String {
+    if whole == 0 {
+        return part.to_string();
+    }
+    format!("{part} ({:.1} %)", part as f64 * 100.0 / whole as f64)
+}
+
+/// A bar over `length` bytes or things; shows nothing where standard error is no terminal.
+pub(crate) fn bar(length: u64, what: &'static str, bytes: bool) -> ProgressBar {
+    let bar = ProgressBar::new(length).with_message(what);
+    let template = if bytes {
+        "{msg} {wide_bar} {bytes}/{total_bytes} {eta}"
+    } else {
+        "{msg} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}"
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
