@@ -64,16 +64,30 @@ struct Mapping<I> {
 ///
 /// Waits with back-off while Redis is down or the queue does not exist. A mapping that AWS would refuse ([`check`]) is
 /// logged as an error and not served.
-pub async fn run<I: Invoke>(source: EventSource, function: Function, sqs: Sqs, invoke: I, shutdown: CancellationToken, drain: Duration) {
+pub async fn run<I: Invoke>(
+    source: EventSource,
+    function: Function,
+    sqs: Sqs,
+    invoke: I,
+    shutdown: CancellationToken,
+    drain: Duration,
+) {
     if !source.enabled {
-        tracing::info!(mapping = source.id, "event source mapping {} is disabled", source.id);
+        tracing::info!(
+            mapping = source.id,
+            "event source mapping {} is disabled",
+            source.id
+        );
         return;
     }
     let mapping = Arc::new(Mapping {
         queue: queue_name(&source.queue_arn).to_owned(),
         function_arn: function.arn(),
         reports_item_failures: source.reports_item_failures,
-        pace: Pace::new(pace::ceiling(source.max_concurrency, function.reserved_concurrency)),
+        pace: Pace::new(pace::ceiling(
+            source.max_concurrency,
+            function.reserved_concurrency,
+        )),
         id: source.id.clone(),
         sqs,
         invoke,
@@ -85,7 +99,11 @@ pub async fn run<I: Invoke>(source: EventSource, function: Function, sqs: Sqs, i
             Ok(visibility) => {
                 outage.over(&mapping.id);
                 if let Err(error) = check(&source, &function, visibility) {
-                    tracing::error!(mapping = source.id, "event source mapping {} is refused: {error}", source.id);
+                    tracing::error!(
+                        mapping = source.id,
+                        "event source mapping {} is refused: {error}",
+                        source.id
+                    );
                     return;
                 }
                 break;
@@ -102,7 +120,10 @@ pub async fn run<I: Invoke>(source: EventSource, function: Function, sqs: Sqs, i
 impl<I: Invoke> Mapping<I> {
     async fn visibility(&self) -> sqs::Result<Duration> {
         let attributes = self.sqs.attributes(&self.queue).await?;
-        let seconds = attributes.get("VisibilityTimeout").and_then(|text| text.parse().ok()).unwrap_or_default();
+        let seconds = attributes
+            .get("VisibilityTimeout")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_default();
         Ok(Duration::from_secs(seconds))
     }
 
@@ -155,13 +176,19 @@ impl<I: Invoke> Mapping<I> {
 
     fn report(&self, ended: Result<(), tokio::task::JoinError>) {
         if let Err(error) = ended {
-            tracing::error!(mapping = self.id, "an invocation for {} was lost: {error}", self.id);
+            tracing::error!(
+                mapping = self.id,
+                "an invocation for {} was lost: {error}",
+                self.id
+            );
         }
     }
 
     /// Invokes the function with one batch and deletes what it finished.
     async fn process(self: Arc<Self>, batch: Batch) {
-        let Some(outcome) = self.invoke_until_started(&batch).await else { return };
+        let Some(outcome) = self.invoke_until_started(&batch).await else {
+            return;
+        };
         let verdict = match outcome {
             Outcome::Answered(response) if self.reports_item_failures => {
                 let (verdict, warning) = verdict::judge(&response, &batch.ids());
@@ -184,10 +211,19 @@ impl<I: Invoke> Mapping<I> {
         match &verdict {
             Verdict::Success => {}
             Verdict::Partial(failed) => {
-                tracing::warn!(mapping = self.id, "{}: {} of {count} messages failed and will come back", self.id, failed.len());
+                tracing::warn!(
+                    mapping = self.id,
+                    "{}: {} of {count} messages failed and will come back",
+                    self.id,
+                    failed.len()
+                );
             }
             Verdict::Failure(reason) => {
-                tracing::warn!(mapping = self.id, "{}: {count} messages failed and will come back: {reason}", self.id);
+                tracing::warn!(
+                    mapping = self.id,
+                    "{}: {count} messages failed and will come back: {reason}",
+                    self.id
+                );
             }
         }
         self.delete(&batch, &verdict).await;
@@ -198,7 +234,10 @@ impl<I: Invoke> Mapping<I> {
         let payload = batch.payload();
         let mut pause = FIRST_PAUSE;
         loop {
-            let outcome = self.invoke.invoke(&self.function_arn, payload.clone()).await;
+            let outcome = self
+                .invoke
+                .invoke(&self.function_arn, payload.clone())
+                .await;
             if outcome != Outcome::Throttled {
                 return Some(outcome);
             }
@@ -222,18 +261,30 @@ impl<I: Invoke> Mapping<I> {
 
     /// Tries again while Redis is down and the messages are invisible; after that they come back and run a second time.
     async fn delete(&self, batch: &Batch, verdict: &Verdict) {
-        let finished = || batch.records.iter().map(|record| &record.received).filter(|received| verdict.finished(&received.id));
+        let finished = || {
+            batch
+                .records
+                .iter()
+                .map(|record| &record.received)
+                .filter(|received| verdict.finished(&received.id))
+        };
         let mut pause = FIRST_PAUSE;
         loop {
             match self.sqs.delete(&self.queue, finished()).await {
                 Ok(()) => return,
-                Err(SqsError::Unavailable { .. }) if Instant::now() + pause < batch.visible_again => {
+                Err(SqsError::Unavailable { .. })
+                    if Instant::now() + pause < batch.visible_again =>
+                {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 Err(error) => {
                     let count = finished().count();
-                    tracing::error!(mapping = self.id, "{}: {count} finished messages could not be deleted and may run again: {error}", self.id);
+                    tracing::error!(
+                        mapping = self.id,
+                        "{}: {count} finished messages could not be deleted and may run again: {error}",
+                        self.id
+                    );
                     return;
                 }
             }
@@ -265,7 +316,10 @@ impl Outage {
 
     fn over(&mut self, mapping: &str) {
         if self.pause.take().is_some() {
-            tracing::info!(mapping, "event source mapping {mapping} reaches its queue again");
+            tracing::info!(
+                mapping,
+                "event source mapping {mapping} reaches its queue again"
+            );
         }
     }
 }

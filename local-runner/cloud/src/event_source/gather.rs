@@ -36,11 +36,18 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn ids(&self) -> HashSet<&str> {
-        self.records.iter().map(|record| record.received.id.as_str()).collect()
+        self.records
+            .iter()
+            .map(|record| record.received.id.as_str())
+            .collect()
     }
 
     pub(super) fn payload(&self) -> Bytes {
-        let records: Vec<&str> = self.records.iter().map(|record| record.json.as_str()).collect();
+        let records: Vec<&str> = self
+            .records
+            .iter()
+            .map(|record| record.json.as_str())
+            .collect();
         Bytes::from([HEAD, &records.join(","), TAIL].concat())
     }
 }
@@ -81,7 +88,9 @@ impl Gatherer {
             if !records.is_empty() && closes.is_none() {
                 closes = Some(Instant::now() + self.window);
             }
-            let wait = closes.map_or(LONG_POLL, |closes| closes.saturating_duration_since(Instant::now()));
+            let wait = closes.map_or(LONG_POLL, |closes| {
+                closes.saturating_duration_since(Instant::now())
+            });
             if full || wait.is_zero() {
                 return Ok(closed(records));
             }
@@ -90,14 +99,19 @@ impl Gatherer {
                 return Ok(None);
             }
             let room = (self.batch_size - records.len()).min(RECEIVE);
-            match self.sqs.receive(&self.queue, room, None, Some(wait.min(LONG_POLL)), stop).await {
+            match self
+                .sqs
+                .receive(&self.queue, room, None, Some(wait.min(LONG_POLL)), stop)
+                .await
+            {
                 Ok(batch) => {
                     let nothing = batch.messages.is_empty();
-                    self.rest.extend(batch.messages.into_iter().map(|received| Record {
-                        json: record::json(&received, &self.queue_arn),
-                        visible_again: batch.visible_again,
-                        received,
-                    }));
+                    self.rest
+                        .extend(batch.messages.into_iter().map(|received| Record {
+                            json: record::json(&received, &self.queue_arn),
+                            visible_again: batch.visible_again,
+                            received,
+                        }));
                     if nothing && records.is_empty() {
                         return Ok(None);
                     }
@@ -113,12 +127,16 @@ impl Gatherer {
     /// Moves what fits from the rest to the batch; whether the batch is full.
     fn fill(&mut self, records: &mut Vec<Record>, bytes: &mut usize) -> bool {
         while records.len() < self.batch_size {
-            let Some(next) = self.rest.front() else { return false };
+            let Some(next) = self.rest.front() else {
+                return false;
+            };
             let size = next.json.len() + 1;
             if !records.is_empty() && *bytes + size > MAX_PAYLOAD {
                 return true;
             }
-            let Some(record) = self.rest.pop_front() else { return false };
+            let Some(record) = self.rest.pop_front() else {
+                return false;
+            };
             // Visible again: some receive has it or will, and then it is theirs.
             if record.visible_again > Instant::now() {
                 *bytes += size;
@@ -135,12 +153,19 @@ impl Gatherer {
             return;
         }
         if let Err(error) = self.sqs.release(&self.queue, messages).await {
-            tracing::warn!("{} messages return to {} only after their visibility timeout: {error}", self.rest.len(), self.queue);
+            tracing::warn!(
+                "{} messages return to {} only after their visibility timeout: {error}",
+                self.rest.len(),
+                self.queue
+            );
         }
     }
 }
 
 fn closed(records: Vec<Record>) -> Option<Batch> {
     let visible_again = records.iter().map(|record| record.visible_again).min()?;
-    Some(Batch { records, visible_again })
+    Some(Batch {
+        records,
+        visible_again,
+    })
 }

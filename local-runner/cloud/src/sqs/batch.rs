@@ -11,11 +11,15 @@ const MAX_ENTRIES: usize = 10;
 /// Refuses batches that are empty or too large, and ids that are malformed or doubled. `entry` is the model's name of an entry.
 pub(super) fn check<'a>(entry: &str, ids: impl ExactSizeIterator<Item = &'a str>) -> Result<()> {
     if ids.len() == 0 {
-        return Err(Fault::EmptyBatchRequest.because(format!("There should be at least one {entry} in the request.")));
+        return Err(Fault::EmptyBatchRequest.because(format!(
+            "There should be at least one {entry} in the request."
+        )));
     }
     if ids.len() > MAX_ENTRIES {
-        return Err(Fault::TooManyEntriesInBatchRequest
-            .because(format!("Maximum number of entries per request are {MAX_ENTRIES}. You have sent {}.", ids.len())));
+        return Err(Fault::TooManyEntriesInBatchRequest.because(format!(
+            "Maximum number of entries per request are {MAX_ENTRIES}. You have sent {}.",
+            ids.len()
+        )));
     }
     let mut seen = HashSet::new();
     for id in ids {
@@ -49,7 +53,11 @@ impl Answer {
         match error {
             SqsError::Refused { fault, message } => {
                 // AWS's word for a missing parameter inside a batch.
-                let fault = if fault == Fault::MissingParameter { Fault::InvalidParameterValue } else { fault };
+                let fault = if fault == Fault::MissingParameter {
+                    Fault::InvalidParameterValue
+                } else {
+                    fault
+                };
                 self.failed.push(json!({"Id": id, "SenderFault": true, "Code": fault.code(), "Message": message}));
                 Ok(())
             }

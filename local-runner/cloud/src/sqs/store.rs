@@ -1,30 +1,20 @@
-//! The queues in Redis: one method per Lua script, with bounded waiting and a connection that heals by itself.
+//! The queues in Redis: one method per Lua script.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind};
+use redis::{FromRedisValue, Script};
 
+use super::link::Link;
 use super::message::Stored;
 use super::{Counts, Fault, Receipt, Result, SqsError, arn, attributes};
 
-/// Longest wait for Redis in one operation. Longer makes clients wait for an error, shorter gives up on a Redis that is saving.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// Redis with the scripts of this folder.
 pub(super) struct Store {
-    client: redis::Client,
-    link: Mutex<Link>,
+    link: Link,
     prefix: String,
     clock_offset: Option<String>,
     scripts: Scripts,
-}
-
-struct Link {
-    generation: u64,
-    connection: ConnectionManager,
 }
 
 struct Scripts {
@@ -42,7 +32,11 @@ struct Scripts {
 
 macro_rules! script {
     ($name:literal) => {
-        Script::new(concat!(include_str!("prelude.lua"), "\n", include_str!($name)))
+        Script::new(concat!(
+            include_str!("prelude.lua"),
+            "\n",
+            include_str!($name)
+        ))
     };
 }
 
@@ -96,15 +90,13 @@ pub(super) enum Changed {
 type RawMessage = (String, Vec<u8>, u64, u64, u64, String);
 
 impl Store {
-    pub(super) async fn connect(url: &str, prefix: &str, clock_offset: Option<String>) -> Result<Self> {
-        let client = redis::Client::open(url).map_err(|error| SqsError::Unavailable {
-            address: "the configured URL".to_owned(),
-            reason: format!("it is no Redis URL such as redis://127.0.0.1:6379/0 ({error})"),
-        })?;
-        let connection = manager(&client).map_err(|error| unavailable(&client, &error.to_string()))?;
-        let store = Self {
-            link: Mutex::new(Link { generation: 0, connection }),
-            client,
+    pub(super) async fn connect(
+        url: &str,
+        prefix: &str,
+        clock_offset: Option<String>,
+    ) -> Result<Self> {
+        Ok(Self {
+            link: Link::connect(url).await?,
             prefix: prefix.to_owned(),
             clock_offset,
             scripts: Scripts {
@@ -119,26 +111,52 @@ impl Store {
                 send: script!("send.lua"),
                 set_attributes: script!("set_attributes.lua"),
             },
-        };
-        let () = store.patiently(async |connection| redis::cmd("PING").query_async(connection).await).await?;
-        Ok(store)
+        })
     }
 
     pub(super) async fn advance_clock(&self, by: Duration) -> Result<()> {
         let Some(key) = &self.clock_offset else {
-            return Err(Fault::UnsupportedOperation.because("The clock of these queues is Redis' own and cannot be moved."));
+            return Err(Fault::UnsupportedOperation
+                .because("The clock of these queues is Redis' own and cannot be moved."));
         };
         let milliseconds = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
-        self.patiently(async |connection| redis::cmd("INCRBY").arg(key).arg(milliseconds).query_async(connection).await)
+        self.link
+            .patiently(async |connection| {
+                redis::cmd("INCRBY")
+                    .arg(key)
+                    .arg(milliseconds)
+                    .query_async(connection)
+                    .await
+            })
             .await
     }
 
     /// Answers whether the queue is new. With `ensure` its attributes are replaced, otherwise they must agree with the given ones.
-    pub(super) async fn create(&self, queue: &str, given: &BTreeMap<String, String>, ensure: bool) -> Result<bool> {
-        let given: Vec<_> = given.iter().filter(|(_, value)| !value.is_empty()).collect();
-        let mut arguments = vec![queue.to_owned(), if ensure { "ensure" } else { "create" }.to_owned(), given.len().to_string()];
-        arguments.extend(given.into_iter().flat_map(|(name, value)| [name.clone(), value.clone()]));
-        arguments.extend(attributes::defaults().into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+    pub(super) async fn create(
+        &self,
+        queue: &str,
+        given: &BTreeMap<String, String>,
+        ensure: bool,
+    ) -> Result<bool> {
+        let given: Vec<_> = given
+            .iter()
+            .filter(|(_, value)| !value.is_empty())
+            .collect();
+        let mut arguments = vec![
+            queue.to_owned(),
+            if ensure { "ensure" } else { "create" }.to_owned(),
+            given.len().to_string(),
+        ];
+        arguments.extend(
+            given
+                .into_iter()
+                .flat_map(|(name, value)| [name.clone(), value.clone()]),
+        );
+        arguments.extend(
+            attributes::defaults()
+                .into_iter()
+                .flat_map(|(name, value)| [name.to_owned(), value]),
+        );
         let answer: Option<String> = self.run(&self.scripts.create, queue, &arguments).await?;
         match answer.as_deref() {
             Some("created") => Ok(true),
@@ -155,14 +173,25 @@ impl Store {
         }
     }
 
-    pub(super) async fn set_attributes(&self, queue: &str, given: &BTreeMap<String, String>) -> Result<()> {
-        let arguments: Vec<String> = given.iter().flat_map(|(name, value)| [name.clone(), value.clone()]).collect();
-        let done: Option<u64> = self.run(&self.scripts.set_attributes, queue, &arguments).await?;
+    pub(super) async fn set_attributes(
+        &self,
+        queue: &str,
+        given: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let arguments: Vec<String> = given
+            .iter()
+            .flat_map(|(name, value)| [name.clone(), value.clone()])
+            .collect();
+        let done: Option<u64> = self
+            .run(&self.scripts.set_attributes, queue, &arguments)
+            .await?;
         existing(queue, done).map(drop)
     }
 
     pub(super) async fn describe(&self, queue: &str) -> Result<Description> {
-        let answer: Option<(u64, u64, u64, Vec<String>)> = self.run(&self.scripts.describe, queue, &[] as &[&str]).await?;
+        let answer: Option<(u64, u64, u64, Vec<String>)> = self
+            .run(&self.scripts.describe, queue, &[] as &[&str])
+            .await?;
         let (visible, in_flight, delayed, pairs) = existing(queue, answer)?;
         let mut attributes = BTreeMap::new();
         let mut pairs = pairs.into_iter();
@@ -171,33 +200,60 @@ impl Store {
                 attributes.insert(name, value);
             }
         }
-        Ok(Description { counts: Counts { visible, in_flight, delayed }, attributes })
+        Ok(Description {
+            counts: Counts {
+                visible,
+                in_flight,
+                delayed,
+            },
+            attributes,
+        })
     }
 
     /// For each message, the size limit of the queue that it exceeds.
-    pub(super) async fn send(&self, queue: &str, messages: Vec<NewMessage<'_>>) -> Result<Vec<Result<(), u64>>> {
+    pub(super) async fn send(
+        &self,
+        queue: &str,
+        messages: Vec<NewMessage<'_>>,
+    ) -> Result<Vec<Result<(), u64>>> {
         let arguments: Vec<String> = messages
             .into_iter()
             .flat_map(|new| {
-                let delay = new.delay.map_or_else(|| "-1".to_owned(), |delay| delay.as_millis().to_string());
+                let delay = new
+                    .delay
+                    .map_or_else(|| "-1".to_owned(), |delay| delay.as_millis().to_string());
                 [new.id, new.message.to_json(), new.size.to_string(), delay]
             })
             .collect();
         let limits: Option<Vec<u64>> = self.run(&self.scripts.send, queue, &arguments).await?;
-        Ok(existing(queue, limits)?.into_iter().map(|limit| if limit == 0 { Ok(()) } else { Err(limit) }).collect())
+        Ok(existing(queue, limits)?
+            .into_iter()
+            .map(|limit| if limit == 0 { Ok(()) } else { Err(limit) })
+            .collect())
     }
 
-    pub(super) async fn receive(&self, queue: &str, most: usize, visibility_seconds: Option<u32>) -> Result<Reply> {
+    pub(super) async fn receive(
+        &self,
+        queue: &str,
+        most: usize,
+        visibility_seconds: Option<u32>,
+    ) -> Result<Reply> {
         let visibility = visibility_seconds.map_or_else(String::new, |seconds| seconds.to_string());
         let arguments = [most.to_string(), visibility, arn(queue)];
-        let answer: Option<Vec<redis::Value>> = self.run(&self.scripts.receive, queue, &arguments).await?;
+        let answer: Option<Vec<redis::Value>> =
+            self.run(&self.scripts.receive, queue, &arguments).await?;
         let mut answer = existing(queue, answer)?.into_iter();
-        let (wait, visibility) = (self.field::<u64>(answer.next())?, self.field::<u64>(answer.next())?);
+        let (wait, visibility) = (
+            self.field::<u64>(answer.next())?,
+            self.field::<u64>(answer.next())?,
+        );
         let buried_in: String = self.field(answer.next())?;
         if self.field::<u64>(answer.next())? == 1 {
             return Err(Fault::OverLimit.because("Too many messages in flight: 120000 at most."));
         }
-        let messages = answer.map(|raw| self.received(queue, self.field(Some(raw))?)).collect::<Result<_>>()?;
+        let messages = answer
+            .map(|raw| self.received(queue, self.field(Some(raw))?))
+            .collect::<Result<_>>()?;
         Ok(Reply {
             default_wait: Duration::from_secs(wait),
             visibility: Duration::from_secs(visibility),
@@ -206,9 +262,15 @@ impl Store {
         })
     }
 
-    fn received(&self, queue: &str, (id, json, receive_count, first, sent, origin): RawMessage) -> Result<Received> {
-        let message = Stored::from_json(&json)
-            .map_err(|error| unavailable(&self.client, &format!("message {id} of {queue} is damaged ({error})")))?;
+    fn received(
+        &self,
+        queue: &str,
+        (id, json, receive_count, first, sent, origin): RawMessage,
+    ) -> Result<Received> {
+        let message = Stored::from_json(&json).map_err(|error| {
+            self.link
+                .unavailable(&format!("message {id} of {queue} is damaged ({error})"))
+        })?;
         Ok(Received {
             handle: Receipt::issue(queue, &id),
             id,
@@ -226,9 +288,18 @@ impl Store {
     }
 
     /// Sets the visibility timeouts, in seconds from now.
-    pub(super) async fn change_visibility(&self, queue: &str, timeouts: &[(&str, u32)]) -> Result<Vec<Changed>> {
-        let arguments: Vec<String> = timeouts.iter().flat_map(|(id, seconds)| [(*id).to_owned(), seconds.to_string()]).collect();
-        let answers: Option<Vec<String>> = self.run(&self.scripts.change_visibility, queue, &arguments).await?;
+    pub(super) async fn change_visibility(
+        &self,
+        queue: &str,
+        timeouts: &[(&str, u32)],
+    ) -> Result<Vec<Changed>> {
+        let arguments: Vec<String> = timeouts
+            .iter()
+            .flat_map(|(id, seconds)| [(*id).to_owned(), seconds.to_string()])
+            .collect();
+        let answers: Option<Vec<String>> = self
+            .run(&self.scripts.change_visibility, queue, &arguments)
+            .await?;
         let changed = |answer: String| match answer.as_str() {
             "ok" => Changed::Done,
             "too long" => Changed::TooLong,
@@ -244,12 +315,19 @@ impl Store {
     }
 
     pub(super) async fn delete_queue(&self, queue: &str) -> Result<()> {
-        let done: Option<u64> = self.run(&self.scripts.delete_queue, queue, &[queue]).await?;
+        let done: Option<u64> = self
+            .run(&self.scripts.delete_queue, queue, &[queue])
+            .await?;
         existing(queue, done).map(drop)
     }
 
     /// Names that begin with `begin`, in order, those behind `after`, at most `most`.
-    pub(super) async fn list(&self, begin: &str, after: Option<&str>, most: usize) -> Result<Vec<String>> {
+    pub(super) async fn list(
+        &self,
+        begin: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<String>> {
         let from = match after {
             Some(after) => format!("({after}"),
             None => format!("[{begin}"),
@@ -257,11 +335,20 @@ impl Store {
         // Names are ASCII, so this byte is behind them all.
         let mut to = format!("[{begin}").into_bytes();
         to.push(0xff);
-        let arguments = [from.into_bytes(), to, most.min(i32::MAX as usize).to_string().into_bytes()];
+        let arguments = [
+            from.into_bytes(),
+            to,
+            most.min(i32::MAX as usize).to_string().into_bytes(),
+        ];
         self.run(&self.scripts.list, "", &arguments).await
     }
 
-    async fn run<T: FromRedisValue>(&self, script: &Script, queue: &str, arguments: &[impl redis::ToRedisArgs]) -> Result<T> {
+    async fn run<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        queue: &str,
+        arguments: &[impl redis::ToRedisArgs],
+    ) -> Result<T> {
         let mut invocation = script.prepare_invoke();
         invocation
             .key(format!("{}sqs:queue:{queue}:", self.prefix))
@@ -270,62 +357,19 @@ impl Store {
         for argument in arguments {
             invocation.arg(argument);
         }
-        self.patiently(async |connection| invocation.invoke_async(connection).await).await
-    }
-
-    /// Runs commands within [`PATIENCE`]. After a failure that is not the commands' own, the next call gets a fresh connection:
-    /// the manager reconnects by itself only after I/O errors, not when Redis refused it while loading its data.
-    async fn patiently<T>(&self, commands: impl AsyncFnOnce(&mut ConnectionManager) -> Result<T, RedisError>) -> Result<T> {
-        let (generation, mut connection) = {
-            let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-            (link.generation, link.connection.clone())
-        };
-        let error = match tokio::time::timeout(PATIENCE, commands(&mut connection)).await {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => {
-                if !matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension) {
-                    self.reconnect(generation);
-                }
-                error.to_string()
-            }
-            Err(_) => {
-                self.reconnect(generation);
-                format!("no answer within {} s", PATIENCE.as_secs())
-            }
-        };
-        Err(unavailable(&self.client, &error))
-    }
-
-    fn reconnect(&self, generation: u64) {
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-        if link.generation == generation
-            && let Ok(connection) = manager(&self.client)
-        {
-            *link = Link { generation: generation + 1, connection };
-        }
+        self.link
+            .patiently(async |connection| invocation.invoke_async(connection).await)
+            .await
     }
 
     fn field<T: FromRedisValue>(&self, value: Option<redis::Value>) -> Result<T> {
-        redis::from_redis_value(value.unwrap_or(redis::Value::Nil))
-            .map_err(|error| unavailable(&self.client, &format!("a script's answer cannot be read ({error})")))
+        redis::from_redis_value(value.unwrap_or(redis::Value::Nil)).map_err(|error| {
+            self.link
+                .unavailable(&format!("a script's answer cannot be read ({error})"))
+        })
     }
-}
-
-/// A connection that is made with the first command.
-fn manager(client: &redis::Client) -> Result<ConnectionManager, RedisError> {
-    let config = ConnectionManagerConfig::new()
-        .set_number_of_retries(3)
-        .set_min_delay(Duration::from_millis(50))
-        .set_max_delay(Duration::from_millis(500))
-        .set_connection_timeout(Some(Duration::from_secs(2)))
-        .set_response_timeout(Some(Duration::from_secs(3)));
-    ConnectionManager::new_lazy_with_config(client.clone(), config)
 }
 
 fn existing<T>(queue: &str, answer: Option<T>) -> Result<T> {
     answer.ok_or_else(|| SqsError::NoSuchQueue(queue.to_owned()))
-}
-
-fn unavailable(client: &redis::Client, reason: &str) -> SqsError {
-    SqsError::Unavailable { address: client.get_connection_info().addr().to_string(), reason: reason.to_owned() }
 }

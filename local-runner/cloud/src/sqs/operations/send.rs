@@ -51,7 +51,12 @@ struct Message {
 
 impl Message {
     fn checked(self) -> Result<(Stored, Option<Duration>)> {
-        let delay = within("DelaySeconds", self.delay_seconds, 0..=900, "DelaySeconds must be >= 0 and <= 900.")?;
+        let delay = within(
+            "DelaySeconds",
+            self.delay_seconds,
+            0..=900,
+            "DelaySeconds must be >= 0 and <= 900.",
+        )?;
         if let Some(id) = self.message_deduplication_id {
             return Err(Fault::InvalidParameterValue.because(format!(
                 "Value {id} for parameter MessageDeduplicationId is invalid. Reason: The request include parameter that is not valid for this queue type."
@@ -71,8 +76,16 @@ impl Message {
             return Err(Fault::InvalidParameterValue.because(format!("Message system attribute name '{name}' is invalid: only {TRACE_HEADER} can be sent.")));
         }
         let body = self.message_body.unwrap_or_default();
-        let stored = Stored::checked(body, self.message_attributes.unwrap_or_default(), trace, self.message_group_id)?;
-        Ok((stored, delay.map(|seconds| Duration::from_secs(seconds.into()))))
+        let stored = Stored::checked(
+            body,
+            self.message_attributes.unwrap_or_default(),
+            trace,
+            self.message_group_id,
+        )?;
+        Ok((
+            stored,
+            delay.map(|seconds| Duration::from_secs(seconds.into())),
+        ))
     }
 }
 
@@ -99,7 +112,12 @@ pub(super) async fn one(sqs: &Sqs, request: One) -> Result<Value> {
     let (message, delay) = request.message.checked()?;
     let id = new_id();
     let answer = receipt(&id, &message);
-    let new = NewMessage { id, size: message.size(), message: &message, delay };
+    let new = NewMessage {
+        id,
+        size: message.size(),
+        message: &message,
+        delay,
+    };
     match sqs.post(&queue, vec![new]).await?.first() {
         Some(Err(limit)) => Err(too_long(*limit)),
         _ => Ok(answer.into()),
@@ -109,7 +127,10 @@ pub(super) async fn one(sqs: &Sqs, request: One) -> Result<Value> {
 pub(super) async fn batch(sqs: &Sqs, request: Batch) -> Result<Value> {
     let queue = queue_of(request.queue_url)?;
     let entries = request.entries.unwrap_or_default();
-    batches::check("SendMessageBatchRequestEntry", entries.iter().map(|entry| entry.id.as_str()))?;
+    batches::check(
+        "SendMessageBatchRequestEntry",
+        entries.iter().map(|entry| entry.id.as_str()),
+    )?;
 
     let mut answer = batches::Answer::default();
     let mut good = Vec::new();
@@ -121,12 +142,18 @@ pub(super) async fn batch(sqs: &Sqs, request: Batch) -> Result<Value> {
     }
     let total: usize = good.iter().map(|(_, _, message, _)| message.size()).sum();
     if total > MAX_REQUEST {
-        return Err(Fault::BatchRequestTooLong
-            .because(format!("Batch requests cannot be longer than {MAX_REQUEST} bytes. You have sent {total} bytes.")));
+        return Err(Fault::BatchRequestTooLong.because(format!(
+            "Batch requests cannot be longer than {MAX_REQUEST} bytes. You have sent {total} bytes."
+        )));
     }
     let new = good
         .iter()
-        .map(|(_, id, message, delay)| NewMessage { id: id.clone(), size: message.size(), message, delay: *delay })
+        .map(|(_, id, message, delay)| NewMessage {
+            id: id.clone(),
+            size: message.size(),
+            message,
+            delay: *delay,
+        })
         .collect();
     for ((entry, id, message, _), stored) in good.iter().zip(sqs.post(&queue, new).await?) {
         match stored {
