@@ -1,0 +1,44 @@
+//! A runner for the tests of the local cloud: starts the function named by its argument twice, one busy and one frozen,
+//! prints their process numbers and waits to be killed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context;
+use local_cloud::bundle::{AsyncFailure, Function};
+use local_cloud::lambda::{Lambda, LambdaFunction, LambdaOptions};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let executable = std::env::args().nth(1).context("usage: probe-host EXECUTABLE")?;
+    let function = Function {
+        logical_id: "Probe".to_owned(),
+        name: "Probe".to_owned(),
+        binary: "probe-function".to_owned(),
+        timeout: Duration::from_secs(600),
+        memory_mib: 128,
+        environment: BTreeMap::new(),
+        reserved_concurrency: None,
+        on_async_failure: AsyncFailure { max_retries: 0, max_age: Duration::from_secs(60), destination: None },
+        invoke_at_start: false,
+        event_sources: Vec::new(),
+        schedules: Vec::new(),
+        routes: Vec::new(),
+    };
+    let functions = vec![LambdaFunction { function, executable: executable.into() }];
+    let lambda = Lambda::start(functions, LambdaOptions::default()).await?;
+    let sleeper = lambda.clone();
+    tokio::spawn(async move { sleeper.invoke("Probe", r#"{"do":"sleep","ms":500000}"#.into()).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut pids = std::collections::BTreeSet::new();
+    let facts = lambda.invoke("Probe", "{}".into()).await?;
+    let facts: serde_json::Value = serde_json::from_slice(&facts.payload)?;
+    pids.insert(facts["pid"].to_string());
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let children = std::fs::read_to_string(task?.path().join("children"))?;
+        pids.extend(children.split_whitespace().map(str::to_owned));
+    }
+    println!("{}", pids.into_iter().collect::<Vec<_>>().join(" "));
+    std::future::pending::<()>().await;
+    Ok(())
+}
