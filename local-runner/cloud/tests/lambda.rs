@@ -170,7 +170,7 @@ async fn the_process_sees_lambdas_environment_and_nothing_of_the_runners() {
     };
     let lambda = start_with(function, options).await;
     let mut request = Request::new("{}".into());
-    request.client_context = Some(r#"{"client":{},"custom":{"a":"b"},"env":{}}"#.to_owned());
+    request.client_context = Some(r#"{"custom":{"a":"b"}}"#.to_owned());
     let before = chrono::Utc::now().timestamp_millis();
     let invoked = lambda.invoke_as("arn:aws:lambda:us-east-1:000000000000:function:probe-function", request);
     let facts = json(&invoked.await.expect("the function is reached").payload);
