@@ -17,9 +17,32 @@ async fn main() -> Result<(), Error> {
                 std::process::exit(7);
             }
         }
+        Ok("extension") => register_extension()?,
         _ => {}
     }
     run(service_fn(handle)).await
+}
+
+/// Registers an extension without events, and notes the SIGTERM that this earns.
+fn register_extension() -> Result<(), Error> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(std::env::var("AWS_LAMBDA_RUNTIME_API")?)?;
+    let head = "POST /2020-01-01/extension/register HTTP/1.1\r\nHost: runtime\r\nConnection: close\r\n\
+                Lambda-Extension-Name: probe\r\nContent-Length: 13\r\n\r\n";
+    stream.write_all(format!("{head}{{\"events\":[]}}").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if !answer.starts_with("HTTP/1.1 200") {
+        return Err(answer.into());
+    }
+    let marker = std::env::var("PROBE_MARKER")?;
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::spawn(async move {
+        terminated.recv().await;
+        let noted = std::fs::write(marker, "SIGTERM");
+        std::process::exit(i32::from(noted.is_err()));
+    });
+    Ok(())
 }
 
 async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {

@@ -10,7 +10,9 @@ use local_cloud::lambda::{Lambda, LambdaFunction, LambdaOptions};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let executable = std::env::args().nth(1).context("usage: probe-host EXECUTABLE")?;
+    let executable = std::env::args()
+        .nth(1)
+        .context("usage: probe-host EXECUTABLE")?;
     let function = Function {
         logical_id: "Probe".to_owned(),
         name: "Probe".to_owned(),
@@ -19,16 +21,27 @@ async fn main() -> anyhow::Result<()> {
         memory_mib: 128,
         environment: BTreeMap::new(),
         reserved_concurrency: None,
-        on_async_failure: AsyncFailure { max_retries: 0, max_age: Duration::from_secs(60), destination: None },
+        on_async_failure: AsyncFailure {
+            max_retries: 0,
+            max_age: Duration::from_secs(60),
+            destination: None,
+        },
         invoke_at_start: false,
         event_sources: Vec::new(),
         schedules: Vec::new(),
         routes: Vec::new(),
     };
-    let functions = vec![LambdaFunction { function, executable: executable.into() }];
+    let functions = vec![LambdaFunction {
+        function,
+        executable: executable.into(),
+    }];
     let lambda = Lambda::start(functions, LambdaOptions::default()).await?;
     let sleeper = lambda.clone();
-    tokio::spawn(async move { sleeper.invoke("Probe", r#"{"do":"sleep","ms":500000}"#.into()).await });
+    tokio::spawn(async move {
+        sleeper
+            .invoke("Probe", r#"{"do":"sleep","ms":500000}"#.into())
+            .await
+    });
     tokio::time::sleep(Duration::from_millis(50)).await;
     let mut pids = std::collections::BTreeSet::new();
     let facts = lambda.invoke("Probe", "{}".into()).await?;

@@ -11,20 +11,22 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::AbortHandle;
 
+use body::{mid_stream_error, read, reported};
 use extensions::Extensions;
+use refusal::{ApiError, accepted};
 
+mod body;
 mod extensions;
+mod refusal;
 
 /// Largest answer of a function in bytes (6 MiB and 100 bytes); what is larger becomes `Function.ResponseSizeTooLarge`.
 pub const MAX_RESPONSE_BYTES: usize = 6_291_556;
@@ -83,7 +85,11 @@ enum Phase {
     Starting,
     InitFailed(ReportedError),
     Ready,
-    Running { request_id: String, deadline: Instant, reply: oneshot::Sender<Answer> },
+    Running {
+        request_id: String,
+        deadline: Instant,
+        reply: oneshot::Sender<Answer>,
+    },
     Answered,
 }
 
@@ -128,8 +134,11 @@ impl Shared {
     fn answer(&self, request_id: &str, answer: Answer) -> Result<(), ApiError> {
         let mut inner = self.lock();
         match &inner.phase {
-            Phase::Running { request_id: running, deadline, .. }
-                if running == request_id && Instant::now() <= *deadline => {}
+            Phase::Running {
+                request_id: running,
+                deadline,
+                ..
+            } if running == request_id && Instant::now() <= *deadline => {}
             _ => return Err(ApiError::InvalidRequestId),
         }
         if let Phase::Running { reply, .. } = self.enter(&mut inner, Phase::Answered) {
@@ -157,7 +166,10 @@ impl RuntimeApi {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
-            inner: Mutex::new(Inner { phase: Phase::Starting, pending: None }),
+            inner: Mutex::new(Inner {
+                phase: Phase::Starting,
+                pending: None,
+            }),
             work: Notify::new(),
             progress: watch::Sender::new(Progress::Starting),
             extensions: Extensions::of(function_name),
@@ -165,8 +177,13 @@ impl RuntimeApi {
         let router = router(Arc::clone(&shared));
         // Without it Nagle's algorithm and delayed acknowledgements cost 40 ms now and then.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let server = tokio::spawn(async move { axum::serve(listener, router).await }).abort_handle();
-        Ok(Self { shared, address, server })
+        let server =
+            tokio::spawn(async move { axum::serve(listener, router).await }).abort_handle();
+        Ok(Self {
+            shared,
+            address,
+            server,
+        })
     }
 
     /// `127.0.0.1:port`, the value of `AWS_LAMBDA_RUNTIME_API`.
@@ -181,7 +198,9 @@ impl RuntimeApi {
     pub async fn ready(&self) -> Result<(), ReportedError> {
         let mut progress = self.shared.progress.subscribe();
         // The sender lives in `shared`, so waiting cannot fail.
-        let _ = progress.wait_for(|now| matches!(now, Progress::Ready | Progress::InitFailed)).await;
+        let _ = progress
+            .wait_for(|now| matches!(now, Progress::Ready | Progress::InitFailed))
+            .await;
         if let Phase::InitFailed(error) = &self.shared.lock().phase {
             return Err(error.clone());
         }
@@ -227,62 +246,16 @@ impl Drop for RuntimeApi {
 fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route(&format!("{RUNTIME}/invocation/next"), get(next))
-        .route(&format!("{RUNTIME}/invocation/{{id}}/response"), post(response))
+        .route(
+            &format!("{RUNTIME}/invocation/{{id}}/response"),
+            post(response),
+        )
         .route(&format!("{RUNTIME}/invocation/{{id}}/error"), post(error))
         .route(&format!("{RUNTIME}/init/error"), post(init_error))
         .route("/2018-06-01/ping", get(async || "pong"))
         .route("/ping", get(async || "pong"))
         .merge(extensions::routes())
         .with_state(shared)
-}
-
-/// Refusals of the Runtime API, in AWS's words.
-#[derive(Debug)]
-enum ApiError {
-    InvalidRequestId,
-    InvalidTransition { from: Progress, to: &'static str },
-    InvalidResponseMode,
-    Truncated,
-    TooLarge,
-    Internal,
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let (status, kind, message) = match self {
-            Self::InvalidRequestId => (StatusCode::BAD_REQUEST, "InvalidRequestID", "Invalid request ID".to_owned()),
-            Self::InvalidTransition { from, to } => (
-                StatusCode::FORBIDDEN,
-                "InvalidStateTransition",
-                format!("State transition from {from:?} to {to} failed for runtime. Error: State transition is not allowed"),
-            ),
-            Self::InvalidResponseMode => (
-                StatusCode::BAD_REQUEST,
-                "InvalidFunctionResponseMode",
-                "Lambda-Runtime-Function-Response-Mode must be streaming".to_owned(),
-            ),
-            Self::Truncated => {
-                (StatusCode::BAD_REQUEST, "TruncatedHTTPRequest", "HTTP request detected as truncated".to_owned())
-            }
-            Self::TooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "RequestEntityTooLarge",
-                format!("Exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."),
-            ),
-            Self::Internal => {
-                (StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "Internal Server Error".to_owned())
-            }
-        };
-        reply(status, &json!({"errorMessage": message, "errorType": kind}))
-    }
-}
-
-fn reply(status: StatusCode, body: &serde_json::Value) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
-}
-
-fn accepted() -> Response {
-    reply(StatusCode::ACCEPTED, &json!({"status": "OK"}))
 }
 
 async fn next(State(shared): State<Arc<Shared>>) -> Result<Response, ApiError> {
@@ -293,7 +266,10 @@ async fn next(State(shared): State<Arc<Shared>>) -> Result<Response, ApiError> {
                 shared.enter(&mut inner, Phase::Ready);
             }
             Phase::Running { .. } | Phase::InitFailed(_) => {
-                return Err(ApiError::InvalidTransition { from: inner.phase.progress(), to: "Ready" });
+                return Err(ApiError::InvalidTransition {
+                    from: inner.phase.progress(),
+                    to: "Ready",
+                });
             }
         }
     }
@@ -303,8 +279,11 @@ async fn next(State(shared): State<Arc<Shared>>) -> Result<Response, ApiError> {
         {
             let mut inner = shared.lock();
             if let Some((invocation, reply)) = inner.pending.take() {
-                let phase =
-                    Phase::Running { request_id: invocation.request_id.clone(), deadline: invocation.deadline, reply };
+                let phase = Phase::Running {
+                    request_id: invocation.request_id.clone(),
+                    deadline: invocation.deadline,
+                    reply,
+                };
                 shared.enter(&mut inner, phase);
                 return event(invocation).map_err(|_| ApiError::Internal);
             }
@@ -321,7 +300,10 @@ fn event(invocation: Invocation) -> Result<Response, axum::http::Error> {
         .header("lambda-runtime-invoked-function-arn", invocation.arn)
         .header("lambda-runtime-trace-id", invocation.trace_id);
     // A context that no header can carry is left out.
-    if let Some(context) = invocation.client_context.and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok()) {
+    if let Some(context) = invocation
+        .client_context
+        .and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok())
+    {
         response = response.header("lambda-runtime-client-context", context);
     }
     response.body(Body::from(invocation.payload))
@@ -331,7 +313,9 @@ fn event(invocation: Invocation) -> Result<Response, axum::http::Error> {
 fn epoch_ms(moment: Instant) -> u64 {
     let left = moment.saturating_duration_since(Instant::now());
     let then = SystemTime::now() + left;
-    then.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    then.duration_since(UNIX_EPOCH).map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 async fn response(
@@ -339,7 +323,9 @@ async fn response(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    if let Some(mode) = request.headers().get("lambda-runtime-function-response-mode")
+    if let Some(mode) = request
+        .headers()
+        .get("lambda-runtime-function-response-mode")
         && !mode.as_bytes().eq_ignore_ascii_case(b"streaming")
     {
         return Err(ApiError::InvalidResponseMode);
@@ -371,60 +357,18 @@ async fn error(
     Ok(accepted())
 }
 
-async fn init_error(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
+async fn init_error(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let reported = reported(request, "Runtime.Unknown").await?;
     let mut inner = shared.lock();
     if !matches!(inner.phase, Phase::Starting) {
-        return Err(ApiError::InvalidTransition { from: inner.phase.progress(), to: "InitError" });
+        return Err(ApiError::InvalidTransition {
+            from: inner.phase.progress(),
+            to: "InitError",
+        });
     }
     shared.enter(&mut inner, Phase::InitFailed(reported));
     Ok(accepted())
-}
-
-async fn reported(request: Request, unknown: &str) -> Result<ReportedError, ApiError> {
-    let header = error_type(request.headers(), unknown);
-    let (payload, _) = read(request.into_body()).await?;
-    let named = serde_json::from_slice::<serde_json::Value>(&payload)
-        .ok()
-        .and_then(|body| body.get("errorType").and_then(|kind| kind.as_str()).map(str::to_owned));
-    let payload = if payload.is_empty() { json!({"errorType": header}).to_string().into() } else { payload };
-    Ok(ReportedError { error_type: named.unwrap_or(header), payload })
-}
-
-const ERROR_TYPE: HeaderName = HeaderName::from_static("lambda-runtime-function-error-type");
-
-/// The header's error type, if it has one of the two accepted forms.
-fn error_type(headers: &HeaderMap, unknown: &str) -> String {
-    headers
-        .get(ERROR_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .filter(|kind| {
-            kind.strip_prefix("Runtime.")
-                .or_else(|| kind.strip_prefix("Function."))
-                .is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_alphanumeric()))
-        })
-        .map_or_else(|| unknown.to_owned(), str::to_owned)
-}
-
-/// A streamed answer that broke off says so in its trailers.
-fn mid_stream_error(trailers: &HeaderMap) -> Option<ReportedError> {
-    use base64::Engine;
-    trailers.get(ERROR_TYPE)?;
-    let error_type = error_type(trailers, "Function.Unknown");
-    let payload = trailers
-        .get("lambda-runtime-function-error-body")
-        .and_then(|body| base64::engine::general_purpose::STANDARD.decode(body.as_bytes()).ok())
-        .map_or_else(|| Bytes::from(json!({"errorType": error_type}).to_string()), Bytes::from);
-    Some(ReportedError { error_type, payload })
-}
-
-async fn read(body: Body) -> Result<(Bytes, Option<HeaderMap>), ApiError> {
-    match Limited::new(body, MAX_RESPONSE_BYTES).collect().await {
-        Ok(collected) => {
-            let trailers = collected.trailers().cloned();
-            Ok((collected.to_bytes(), trailers))
-        }
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge),
-        Err(_) => Err(ApiError::Truncated),
-    }
 }
