@@ -42,16 +42,25 @@ async fn main() -> anyhow::Result<()> {
             .invoke("Probe", r#"{"do":"sleep","ms":500000}"#.into())
             .await
     });
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let mut pids = std::collections::BTreeSet::new();
-    let facts = lambda.invoke("Probe", "{}".into()).await?;
-    let facts: serde_json::Value = serde_json::from_slice(&facts.payload)?;
-    pids.insert(facts["pid"].to_string());
+    while lambda.activity()[0].running == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    lambda.invoke("Probe", "{}".into()).await?;
+    let mut pids = children()?;
+    while pids.len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        pids = children()?;
+    }
+    println!("{}", pids.join(" "));
+    std::future::pending::<()>().await;
+    Ok(())
+}
+
+fn children() -> anyhow::Result<Vec<String>> {
+    let mut pids = Vec::new();
     for task in std::fs::read_dir("/proc/self/task")? {
         let children = std::fs::read_to_string(task?.path().join("children"))?;
         pids.extend(children.split_whitespace().map(str::to_owned));
     }
-    println!("{}", pids.into_iter().collect::<Vec<_>>().join(" "));
-    std::future::pending::<()>().await;
-    Ok(())
+    Ok(pids)
 }

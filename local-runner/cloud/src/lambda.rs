@@ -321,6 +321,8 @@ impl Lambda {
             self.0.stop.cancel();
             self.0.invocations.wait().await;
         }
+        // Also for an invocation that slipped in while the door was closing.
+        self.0.stop.cancel();
         self.0.sweeper.abort();
         futures_util::future::join_all(
             self.0

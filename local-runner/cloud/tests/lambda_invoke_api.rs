@@ -369,3 +369,22 @@ async fn a_long_invocation_keeps_its_lease_and_runs_once() {
     lambda.shutdown(Duration::from_secs(1)).await;
     queue.end().await;
 }
+
+#[tokio::test]
+async fn an_event_is_not_accepted_while_redis_is_down() {
+    let lambda = start(probe()).await;
+    let destination: Destination = Arc::new(|_, _| Box::pin(async { Ok(()) }));
+    let nowhere = "redis://127.0.0.1:1";
+    let invoker =
+        AsyncInvoker::connect(nowhere, "test:", lambda.clone(), destination, short_waits())
+            .expect("the URL is one");
+    let url = serve(routes(lambda, invoker.clone())).await;
+    let refused = invoke(&url, "Probe", &[("X-Amz-Invocation-Type", "Event")], "{}").await;
+    assert_eq!(refused.status, 500);
+    assert_eq!(refused.headers["x-amzn-errortype"], "ServiceException");
+
+    let stop = CancellationToken::new();
+    let run = tokio::spawn(invoker.run(stop.clone()));
+    stop.cancel();
+    run.await.expect("it ends although Redis is down");
+}

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -71,7 +72,7 @@ fn spawner() -> io::Result<mpsc::Sender<Order>> {
             } in orders
             {
                 let _inside = runtime.enter();
-                let started = command.spawn();
+                let started = spawn_once_writers_are_gone(&mut command);
                 // The pipes' writing ends belong to the child alone now.
                 drop(command);
                 // A child that nobody waits for any more is killed by being dropped.
@@ -80,4 +81,18 @@ fn spawner() -> io::Result<mpsc::Sender<Order>> {
         })?;
     *spawner = Some(sender.clone());
     Ok(sender)
+}
+
+/// Starts a process, also from an executable that was written a moment ago: while another thread is between fork and
+/// exec, its child still holds the writing end and Linux refuses to execute the file.
+fn spawn_once_writers_are_gone(command: &mut Command) -> io::Result<Child> {
+    for _ in 0..20 {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            started => return started,
+        }
+    }
+    command.spawn()
 }
