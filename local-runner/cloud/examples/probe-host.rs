@@ -12,7 +12,8 @@ use local_cloud::lambda::{Lambda, LambdaFunction, LambdaOptions};
 async fn main() -> anyhow::Result<()> {
     let executable = std::env::args()
         .nth(1)
-        .context("usage: probe-host EXECUTABLE")?;
+        .context("usage: probe-host EXECUTABLE [UID]")?;
+    let uid = std::env::args().nth(2).map(|uid| uid.parse()).transpose()?;
     let function = Function {
         logical_id: "Probe".to_owned(),
         name: "Probe".to_owned(),
@@ -35,7 +36,11 @@ async fn main() -> anyhow::Result<()> {
         function,
         executable: executable.into(),
     }];
-    let lambda = Lambda::start(functions, LambdaOptions::default()).await?;
+    let options = LambdaOptions {
+        run_as: uid.map(|uid| (uid, uid)),
+        ..LambdaOptions::default()
+    };
+    let lambda = Lambda::start(functions, options).await?;
     let sleeper = lambda.clone();
     tokio::spawn(async move {
         sleeper

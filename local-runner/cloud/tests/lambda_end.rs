@@ -90,9 +90,21 @@ async fn shutdown_waits_for_running_invocations_up_to_its_grace_and_refuses_new_
 
 #[tokio::test]
 async fn no_process_survives_kill_9_of_the_runner_busy_or_frozen() {
+    kill_the_runner_of(&[example("probe-function").as_os_str()]).await;
+}
+
+#[tokio::test]
+async fn no_process_of_another_user_survives_kill_9_of_the_runner_either() {
+    if nix::unistd::geteuid().is_root() {
+        let (_folder, executable) = probe_for_everyone();
+        kill_the_runner_of(&[executable.as_os_str(), "65534".as_ref()]).await;
+    }
+}
+
+async fn kill_the_runner_of(arguments: &[&std::ffi::OsStr]) {
     use tokio::io::{AsyncBufReadExt, BufReader};
     let mut host = tokio::process::Command::new(example("probe-host"))
-        .arg(example("probe-function"))
+        .args(arguments)
         .stdout(std::process::Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -123,6 +135,16 @@ async fn no_process_survives_kill_9_of_the_runner_busy_or_frozen() {
     .await;
 }
 
+/// The probe where every user may execute it; the target folder may be closed to others.
+fn probe_for_everyone() -> (tempfile::TempDir, std::path::PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("it is ours");
+    let executable = folder.path().join("probe-function");
+    std::fs::copy(example("probe-function"), &executable).expect("the probe can be copied");
+    (folder, executable)
+}
+
 #[tokio::test]
 async fn a_process_with_an_extension_gets_a_sigterm_before_it_is_stopped() {
     let folder = tempfile::tempdir().expect("a folder can be made");
@@ -146,17 +168,12 @@ async fn a_process_with_an_extension_gets_a_sigterm_before_it_is_stopped() {
 
 #[tokio::test]
 async fn functions_run_as_the_user_that_was_asked_for() {
-    use std::os::unix::fs::PermissionsExt;
     const NOBODY: u32 = 65534;
     let options = LambdaOptions {
         run_as: Some((NOBODY, NOBODY)),
         ..LambdaOptions::default()
     };
-    let folder = tempfile::tempdir().expect("a folder can be made");
-    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755))
-        .expect("the folder is ours");
-    let executable = folder.path().join("probe-function");
-    std::fs::copy(example("probe-function"), &executable).expect("the probe can be copied");
+    let (_folder, executable) = probe_for_everyone();
     let started = local_cloud::lambda::Lambda::start(
         vec![LambdaFunction {
             function: probe(),
