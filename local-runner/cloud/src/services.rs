@@ -267,7 +267,7 @@ async fn provide(
                 tracing::info!("{service}: {note}");
                 notes.push(note);
             }
-            Err(StartError::Failed(note)) => {
+            Err(StartError::Failed(note) | StartError::Ended(note)) => {
                 tracing::warn!("{service}: {note}");
                 notes.push(note);
                 missing = false;
@@ -302,8 +302,8 @@ async fn watch_one(state: &State, server: &Server) {
     let mut up_since = Instant::now();
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
-        match server::record(state, service) {
-            Ok(Some(record)) if record.process.is_alive() => {
+        match server::record(state, service).map(|record| record.and_then(|record| record.process)) {
+            Ok(Some(process)) if process.is_alive() => {
                 if up_since.elapsed() >= HEALTHY_AFTER {
                     back_off = FIRST_BACK_OFF;
                 }

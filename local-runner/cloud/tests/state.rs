@@ -108,6 +108,7 @@ fn as_root_a_folder_that_servers_cannot_reach_is_refused() {
         return;
     }
     let closed = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(closed.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     let refused = State::open_dir(&closed.path().join("state")).unwrap_err();
     assert!(matches!(&refused, StateError::Closed { closed: path } if path == closed.path()), "{refused}");
 }

@@ -34,6 +34,9 @@ pub(super) enum StartError {
     /// It is there and does not work.
     #[error("{0}")]
     Failed(String),
+    /// Its process ended before it answered; another attempt, on another port, may do better.
+    #[error("{0}")]
+    Ended(String),
     #[error(transparent)]
     State(#[from] StateError),
 }
@@ -44,10 +47,12 @@ impl StartError {
     }
 }
 
-/// What is written down of a running server, in `<service>.json` of the state folder.
+/// What is written down of a server, in `<service>.json` of the state folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Record {
-    pub(super) process: ProcessId,
+    /// Absent after an orderly stop.
+    pub(super) process: Option<ProcessId>,
+    /// Kept over a stop: people and tools remember it.
     pub(super) port: u16,
 }
 
@@ -87,12 +92,12 @@ impl Server {
     /// Adopts the one that runs on our data, or starts one. Returns its URL once it answers.
     pub(super) async fn provide(&self) -> Result<String, StartError> {
         let former = record(&self.state, self.service)?;
-        if let Some(former) = &former
-            && former.process.is_alive()
-            && self.ready(former, ADOPT_LIMIT).await.is_ok()
+        if let Some(Record { process: Some(process), port }) = &former
+            && process.is_alive()
+            && self.ready(process, *port, ADOPT_LIMIT).await.is_ok()
         {
-            tracing::info!("adopted {} (pid {})", self.service, former.process.pid);
-            return Ok(self.url(former.port));
+            tracing::info!("adopted {} (pid {})", self.service, process.pid);
+            return Ok(self.url(*port));
         }
         // What runs on our data without a record, or without answering, must go: two servers would destroy the data.
         stop(&self.state, self.service)
@@ -111,7 +116,7 @@ impl Server {
             };
             match self.launch(chosen).await {
                 Ok(()) => return Ok(self.url(chosen)),
-                Err(StartError::Failed(note)) if attempt < ATTEMPTS => {
+                Err(StartError::Ended(note)) if attempt < ATTEMPTS => {
                     tracing::debug!("attempt {attempt} to start {} failed: {note}", self.service);
                     tokio::time::sleep(BETWEEN_ATTEMPTS * attempt).await;
                     attempt += 1;
@@ -148,7 +153,7 @@ impl Server {
         in_own_session(&mut command);
         let mut child = command.spawn().map_err(|error| StartError::failed("cannot run", &self.program, &error))?;
         let process = child.id().and_then(ProcessId::of);
-        if let Some(process) = &process {
+        if process.is_some() {
             // Before anything else, so that a runner killed from here on finds it again.
             let record = Record {
                 process: process.clone(),
@@ -163,35 +168,42 @@ impl Server {
         }
         // Dropping the handle lets the runtime reap it; it is never killed that way.
         drop(child);
-        let failed = |reason: &str| {
+        let explain = |reason: &str| {
             let said = tail(&log_path, log_start);
-            StartError::Failed(format!("{reason}; {} ends with: {said}", log_path.display()))
+            format!("{reason}; {} ends with: {said}", log_path.display())
         };
         let Some(process) = process else {
-            return Err(failed("it ended at once"));
+            return Err(StartError::Ended(explain("it ended at once")));
         };
-        let record = Record { process, port };
-        match self.ready(&record, READY_LIMIT).await {
+        match self.ready(&process, port, READY_LIMIT).await {
             Ok(()) => Ok(()),
+            Err(reason) if !process.is_alive() => Err(StartError::Ended(explain(&reason))),
             Err(reason) => {
-                end(self.service, &record.process).await.ok();
-                Err(failed(&reason))
+                end(self.service, &process).await.ok();
+                Err(StartError::Failed(explain(&reason)))
             }
         }
     }
 
     /// Waits until it accepts our password. Fails when its process ends, or at the limit.
-    async fn ready(&self, record: &Record, limit: Duration) -> Result<(), String> {
+    async fn ready(&self, process: &ProcessId, port: u16, limit: Duration) -> Result<(), String> {
         let deadline = Instant::now() + limit;
         loop {
             let answer = match self.service {
-                Service::Postgres => postgres::answers(record.port, &self.password).await,
-                Service::Redis => redis::answers(record.port, &self.password).await,
+                Service::Postgres => postgres::answers(port, &self.password).await,
+                Service::Redis => redis::answers(port, &self.password).await,
             };
             // Only an answer of this very process counts: another server of ours on the port would be a leftover.
             match answer {
-                _ if !record.process.is_alive() => return Err("it ended".to_owned()),
+                _ if !process.is_alive() => return Err("it ended".to_owned()),
                 Ok(()) => return Ok(()),
+                Err(reason) if reason.contains("password authentication failed") => {
+                    return Err(format!(
+                        "the data in {} was made with another password than the one in {}",
+                        self.data.display(),
+                        self.state.dir().join("secrets").display()
+                    ));
+                }
                 Err(reason) if Instant::now() >= deadline => {
                     return Err(format!("it does not answer within {limit:?} ({reason})"));
                 }
@@ -210,9 +222,12 @@ impl Server {
 
 /// Stops whatever runs on the state's data: the recorded process, and one whose record was lost.
 pub(super) async fn stop(state: &State, service: Service) -> Result<(), ServicesError> {
-    let mut processes: Vec<ProcessId> = record(state, service)?.map(|record| record.process).into_iter().collect();
-    // Withdrawn first, so that a runner that watches does not start it again.
-    state.remove(&record_name(service))?;
+    let mut processes = Vec::new();
+    if let Some(Record { process: Some(process), port }) = record(state, service)? {
+        // Withdrawn first, so that a runner that watches does not start it again.
+        state.write_json(&record_name(service), &Record { process: None, port })?;
+        processes.push(process);
+    }
     processes.extend(without_record(state, service));
     for process in processes {
         end(service, &process).await.map_err(|error| ServicesError::Stop {
@@ -270,7 +285,7 @@ pub(super) fn record(state: &State, service: Service) -> Result<Option<Record>, 
 pub(super) fn has_data(state: &State, service: Service) -> bool {
     match service {
         Service::Postgres => data_dir(state, service).join("PG_VERSION").exists(),
-        Service::Redis => data_dir(state, service).exists(),
+        Service::Redis => std::fs::read_dir(data_dir(state, service)).is_ok_and(|mut files| files.next().is_some()),
     }
 }
 
