@@ -1,0 +1,63 @@
+# What one does with this project. Recipes are one line each; the work is in the programs they call.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# Settings that lie around in the environment and must not decide where a demo or a test works or mails to. What stands in
+# an `.env` file does not count either: `exec` gives its command own servers, and these win over the file.
+STRAY := DATABASE_URL REDIS_URL REDIS_CACHE_URL REDIS_RATE_LIMIT_URL REDIS_BALANCES_URL $(filter SMTP_% PG% AWS_%,$(.VARIABLES))
+CLEAN := env $(addprefix -u ,$(sort $(STRAY))) SQLX_OFFLINE=true
+CARGO ?= cargo
+RUNNER := $(CARGO) run -q -p local-runner --
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: servers
+servers: ## Postgres and Redis on this machine, installed if they are missing
+	@sh infra/install-servers.sh
+
+.PHONY: demo
+demo: servers ## a campaign from recipients file to receipt, on servers and an inbox of its own
+	@$(CLEAN) $(RUNNER) exec --name demo -- sh examples/demo.sh
+
+.PHONY: test
+test: servers ## the whole suite, on servers of its own
+	@$(CLEAN) $(RUNNER) exec --name test --services-only -- $(CARGO) test --workspace
+	@sh infra/tests/install-servers.sh
+
+.PHONY: run
+run: ## the bundle in the foreground, for development; DATABASE_URL and REDIS_URL count here
+	@SQLX_OFFLINE=true $(RUNNER) up
+
+.PHONY: bench
+bench: servers ## mails per second through the whole pipeline
+	@$(CLEAN) $(RUNNER) exec --name bench -- sh tests/bench.sh
+
+.PHONY: check-cloud
+check-cloud: ## the template and the deployed form: cfn-lint, sam validate, sam build
+	@$(CLEAN) sh tests/check-cloud.sh
+
+# Each target below appears once its script is there.
+ifneq ($(wildcard tests/crash-matrix.sh),)
+.PHONY: crash-matrix
+crash-matrix: servers ## kills every part at every step and counts the mails
+	@$(CLEAN) $(RUNNER) exec --name crash-matrix -- sh tests/crash-matrix.sh
+endif
+
+.PHONY: fmt
+fmt: ## formatting is as rustfmt would have it
+	@$(CARGO) fmt --all --check
+
+.PHONY: clippy
+clippy: ## no lint complains
+	@$(CLEAN) $(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: doc
+doc: ## the documentation builds without a warning
+	@RUSTDOCFLAGS='-D warnings' $(CLEAN) $(CARGO) doc --workspace --no-deps --quiet
+
+.PHONY: sqlx-check
+sqlx-check: servers ## the committed descriptions of queries fit the schema
+	@$(CLEAN) $(RUNNER) exec --name test --services-only -- sh tests/sqlx-check.sh
