@@ -68,6 +68,11 @@ enum Command {
         #[arg(default_value = "{}")]
         payload: String,
     },
+    /// Show what a URL of the runner answers, and its status; exit code 1 unless that is 200
+    Get {
+        /// The URL
+        url: String,
+    },
     /// SMTP accounts
     #[command(subcommand)]
     Account(AccountCommand),
@@ -116,6 +121,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::StopServers => serve::stop_servers(&project, &cli.name).await?,
         Command::Check { parameters, json } => serve::check(&project, parameters, json)?,
         Command::Invoke { function, payload } => serve::invoke(&project, &cli.name, &function, payload).await?,
+        Command::Get { url } => serve::get(&url).await?,
         Command::Account(command) => account::run(command, &session()?).await?,
         Command::Suppression(command) => suppression::run(command, &session()?).await?,
         Command::Campaign(command) => campaign::run(command, &session()?).await?,

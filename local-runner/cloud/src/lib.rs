@@ -5,6 +5,7 @@
 pub mod async_invoke;
 pub mod binaries;
 pub mod bundle;
+pub mod client;
 pub mod endpoint;
 pub mod event_source;
 pub mod gateway;

@@ -19,7 +19,7 @@ use crate::bundle::{Bundle, Function};
 use crate::inbox::{Inbox, InboxOptions};
 use crate::lambda::{InvokeError, Lambda, LambdaFunction, LambdaOptions, LogSink};
 use crate::scheduler::{DeadLetter, Ledger, Target};
-use crate::services::{self, Mode, Services, ServicesOptions};
+use crate::services::{self, Mode, Origin, Service, Services, ServicesOptions};
 use crate::sqs::Sqs;
 use crate::state::{RunnerRecord, State, StateLock};
 use crate::template::{QueueUrls, Template};
@@ -190,7 +190,7 @@ impl Runner {
         };
 
         // HTTP first: a function that is invoked at the start may already ring a queue.
-        let api = endpoint::router(sqs.clone(), lambda::api::routes(lambda.clone(), invoker.clone()));
+        let api = endpoint::router(sqs.clone(), lambda::routes(lambda.clone(), invoker.clone()));
         parts.serve(aws, api);
         let started = invoke_at_start(&bundle, &lambda).await;
         if started.is_ok() {
@@ -223,6 +223,11 @@ impl Runner {
             values.insert(parameter.name.clone(), value);
         }
         Ok(values)
+    }
+
+    /// Where a server comes from.
+    pub fn origin(&self, service: Service) -> Origin {
+        self.services.origin(service)
     }
 
     /// Restarts servers that die, until [`Runner::stop`].
