@@ -201,7 +201,9 @@ impl Services {
     /// Restarts servers from binaries that die, on the port they had, with back-off, until `shutdown`. A server that
     /// [`stop`] has stopped stays so. Containers are restarted by Docker, configured servers are left alone.
     pub async fn watch(&self, shutdown: CancellationToken) {
-        let servers = [&self.postgres, &self.redis].into_iter().filter_map(|provided| provided.server.as_ref());
+        let servers = [&self.postgres, &self.redis]
+            .into_iter()
+            .filter_map(|provided| provided.server.as_ref());
         let watches = servers.map(|server| watch_one(&self.state, server));
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -262,7 +264,13 @@ async fn provide(
             },
         };
         match attempt {
-            Ok((url, server)) => return Ok(Provided { url, origin, server }),
+            Ok((url, server)) => {
+                return Ok(Provided {
+                    url,
+                    origin,
+                    server,
+                });
+            }
             Err(StartError::Missing(note)) => {
                 tracing::info!("{service}: {note}");
                 notes.push(note);
@@ -302,7 +310,8 @@ async fn watch_one(state: &State, server: &Server) {
     let mut up_since = Instant::now();
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
-        match server::record(state, service).map(|record| record.and_then(|record| record.process)) {
+        match server::record(state, service).map(|record| record.and_then(|record| record.process))
+        {
             Ok(Some(process)) if process.is_alive() => {
                 if up_since.elapsed() >= HEALTHY_AFTER {
                     back_off = FIRST_BACK_OFF;

@@ -31,7 +31,9 @@ const LOCK: &str = "runner.lock";
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The name would not make one plain folder.
-    #[error("`{0}` is no name for a state: use letters, digits, `-`, `_` and dots, not at the start")]
+    #[error(
+        "`{0}` is no name for a state: use letters, digits, `-`, `_` and dots, not at the start"
+    )]
     Name(String),
     /// Another runner holds the lock.
     #[error(
@@ -74,7 +76,11 @@ pub enum StateError {
 impl StateError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 }
 
@@ -163,7 +169,9 @@ impl State {
             .take(40)
             .collect();
         let hash = short_hash(project.as_os_str().as_encoded_bytes());
-        Ok(Path::new(ROOT_BASE).join(format!("{title}-{hash}")).join(name))
+        Ok(Path::new(ROOT_BASE)
+            .join(format!("{title}-{hash}"))
+            .join(name))
     }
 
     /// Opens an explicit folder as state. As root, every folder on the way must let other users pass.
@@ -176,7 +184,8 @@ impl State {
             .create(dir)
             .map_err(StateError::io("create", dir))?;
         let dir = dir.canonicalize().map_err(StateError::io("find", dir))?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).map_err(StateError::io("set permissions of", &dir))?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(mode))
+            .map_err(StateError::io("set permissions of", &dir))?;
         if user.is_some() {
             check_passable(&dir)?;
         }
@@ -261,7 +270,8 @@ impl State {
         }
         let mut bytes = [0_u8; 32];
         rand::rng().fill_bytes(&mut bytes);
-        let mut file = tempfile::NamedTempFile::new_in(&dir).map_err(StateError::io("create a file in", &dir))?;
+        let mut file = tempfile::NamedTempFile::new_in(&dir)
+            .map_err(StateError::io("create a file in", &dir))?;
         file.write_all(BASE64_URL_SAFE.encode(bytes).as_bytes())
             .and_then(|()| file.as_file().sync_all())
             .map_err(StateError::io("write", &path))?;
@@ -289,7 +299,8 @@ impl State {
     pub fn server_dir(&self, name: &str) -> Result<PathBuf, StateError> {
         let path = self.sub_dir(name, 0o700)?;
         if let Some((uid, gid)) = self.user {
-            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(StateError::io("give away", &path))?;
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid))
+                .map_err(StateError::io("give away", &path))?;
         }
         Ok(path)
     }
@@ -306,7 +317,10 @@ impl State {
         Ok((file, path))
     }
 
-    pub(crate) fn read_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
+    pub(crate) fn read_json<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, StateError> {
         let path = self.dir.join(name);
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -332,7 +346,9 @@ impl State {
     pub(crate) fn remove(&self, name: &str) -> Result<(), StateError> {
         let path = self.dir.join(name);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", &path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StateError::io("remove", &path)(error))
+            }
             _ => Ok(()),
         }
     }
@@ -352,7 +368,9 @@ impl State {
 fn check_secret(secret: String, path: &Path) -> Result<String, StateError> {
     match BASE64_URL_SAFE.decode(&secret) {
         Ok(bytes) if bytes.len() == 32 => Ok(secret),
-        _ => Err(StateError::Damaged { path: path.to_owned() }),
+        _ => Err(StateError::Damaged {
+            path: path.to_owned(),
+        }),
     }
 }
 

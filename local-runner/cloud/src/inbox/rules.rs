@@ -40,10 +40,22 @@ pub fn default_rules() -> Vec<Rule> {
         answer,
     };
     vec![
-        rule("bounce", Answer::Refuse("550 5.1.1 No such user here".to_owned())),
-        rule("full", Answer::Refuse("452 4.2.2 Mailbox is full".to_owned())),
-        rule("later", Answer::RefuseOnce("451 4.7.1 Greylisted, try again later".to_owned())),
-        rule("spam", Answer::RefuseContent("554 5.7.1 Message refused for its content".to_owned())),
+        rule(
+            "bounce",
+            Answer::Refuse("550 5.1.1 No such user here".to_owned()),
+        ),
+        rule(
+            "full",
+            Answer::Refuse("452 4.2.2 Mailbox is full".to_owned()),
+        ),
+        rule(
+            "later",
+            Answer::RefuseOnce("451 4.7.1 Greylisted, try again later".to_owned()),
+        ),
+        rule(
+            "spam",
+            Answer::RefuseContent("554 5.7.1 Message refused for its content".to_owned()),
+        ),
         rule("slow", Answer::Slow(SLOW)),
         rule("hangup", Answer::HangUp),
     ]
@@ -51,7 +63,10 @@ pub fn default_rules() -> Vec<Rule> {
 
 impl Rule {
     fn fits(&self, address: &str) -> bool {
-        let local = address.rsplit_once('@').map_or(address, |(local, _)| local).to_lowercase();
+        let local = address
+            .rsplit_once('@')
+            .map_or(address, |(local, _)| local)
+            .to_lowercase();
         local
             .strip_prefix(self.word.as_str())
             .is_some_and(|rest| !rest.starts_with(char::is_alphabetic))
@@ -119,7 +134,9 @@ impl Rules {
                     Verdict::Accept
                 }
             }
-            Answer::RefuseContent(reply) => Verdict::AtContent(ContentAnswer::Refuse(reply.clone())),
+            Answer::RefuseContent(reply) => {
+                Verdict::AtContent(ContentAnswer::Refuse(reply.clone()))
+            }
             Answer::Slow(pause) => Verdict::AcceptAfter(*pause),
             Answer::HangUp => Verdict::AtContent(ContentAnswer::HangUp),
         }
@@ -133,10 +150,24 @@ mod tests {
     #[test]
     fn a_rule_fits_whole_words_in_any_case() {
         let rules = Rules::new(default_rules());
-        for address in ["bounce@x.test", "BOUNCE-1@x.test", "bounce7@x.test", "bounce+tag@x.test"] {
-            assert!(matches!(rules.judge(address), Verdict::Refuse(reply) if reply.starts_with("550 5.1.1")), "{address}");
+        for address in [
+            "bounce@x.test",
+            "BOUNCE-1@x.test",
+            "bounce7@x.test",
+            "bounce+tag@x.test",
+        ] {
+            assert!(
+                matches!(rules.judge(address), Verdict::Refuse(reply) if reply.starts_with("550 5.1.1")),
+                "{address}"
+            );
         }
-        for address in ["laterza@x.test", "fuller@x.test", "bouncer@x.test", "ann@bounce.test", "ann.later@x.test"] {
+        for address in [
+            "laterza@x.test",
+            "fuller@x.test",
+            "bouncer@x.test",
+            "ann@bounce.test",
+            "ann.later@x.test",
+        ] {
             assert_eq!(rules.judge(address), Verdict::Accept, "{address}");
         }
     }

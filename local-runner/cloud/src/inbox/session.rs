@@ -101,7 +101,10 @@ impl Session {
     }
 
     async fn converse(&mut self) -> io::Result<()> {
-        let greeting = format!("220 {} ESMTP Nightshift inbox, catches all mail", self.options.hostname);
+        let greeting = format!(
+            "220 {} ESMTP Nightshift inbox, catches all mail",
+            self.options.hostname
+        );
         self.reply(&greeting);
         let (mut errors, mut commands) = (0, 0);
         loop {
@@ -163,7 +166,9 @@ impl Session {
                 self.reply("250 2.0.0 OK");
             }
             _ if !self.greeted => self.reply("503 5.5.1 Say EHLO first"),
-            Command::Auth { mechanism, initial } => return self.authenticate(&mechanism, initial).await,
+            Command::Auth { mechanism, initial } => {
+                return self.authenticate(&mechanism, initial).await;
+            }
             _ if self.options.credentials.is_some() && !self.authenticated => {
                 self.reply("530 5.7.0 Authentication required");
             }
@@ -193,7 +198,8 @@ impl Session {
     }
 
     fn help(&mut self) {
-        let mut lines = vec!["2.0.0 This inbox accepts all mail and delivers none, except:".to_owned()];
+        let mut lines =
+            vec!["2.0.0 This inbox accepts all mail and delivers none, except:".to_owned()];
         lines.extend(self.rules.explain().map(|line| format!("2.0.0 {line}")));
         lines.push("2.0.0 No other name is special".to_owned());
         self.reply_lines("214", &lines);
@@ -202,7 +208,10 @@ impl Session {
     fn mail(&mut self, from: Path) {
         let reply = if self.transaction.is_some() {
             "503 5.5.1 One sender is enough"
-        } else if from.size.is_some_and(|size| size > self.options.max_size as u64) {
+        } else if from
+            .size
+            .is_some_and(|size| size > self.options.max_size as u64)
+        {
             "552 5.3.4 Message too large"
         } else if !from.address.is_ascii() && !from.utf8 {
             "553 5.6.7 Say SMTPUTF8 for such an address"
@@ -301,7 +310,9 @@ impl Session {
         };
         let subject = message::subject(&raw);
         match self.store.keep(envelope, subject, raw).await {
-            Ok(_) if transaction.content_answer == Some(ContentAnswer::HangUp) => return Ok(Next::Close),
+            Ok(_) if transaction.content_answer == Some(ContentAnswer::HangUp) => {
+                return Ok(Next::Close);
+            }
             Ok(id) => self.reply(&format!("250 2.0.0 Kept as {id}")),
             Err(_) => self.reply("452 4.3.1 The inbox cannot write to its folder"),
         }
@@ -351,15 +362,25 @@ impl Session {
         }
         if mechanism == "PLAIN" {
             // authorization identity, user, password
-            parts = parts.concat().split(|byte| *byte == 0).skip(1).map(<[u8]>::to_vec).collect();
+            parts = parts
+                .concat()
+                .split(|byte| *byte == 0)
+                .skip(1)
+                .map(<[u8]>::to_vec)
+                .collect();
         }
         let [user, password] = parts.as_slice() else {
             self.reply("501 5.5.2 User and password are needed");
             return Ok(Next::Go);
         };
-        let accepted = self.options.credentials.as_ref().is_none_or(|(known_user, known_password)| {
-            known_user.as_bytes() == user.as_slice() && known_password.as_bytes() == password.as_slice()
-        });
+        let accepted =
+            self.options
+                .credentials
+                .as_ref()
+                .is_none_or(|(known_user, known_password)| {
+                    known_user.as_bytes() == user.as_slice()
+                        && known_password.as_bytes() == password.as_slice()
+                });
         self.authenticated = accepted;
         self.reply(if accepted {
             "235 2.7.0 Welcome"
@@ -385,7 +406,9 @@ impl Session {
         let patience = self.options.idle_timeout;
         let write = self.output.write_all(&self.replies);
         // A client that does not read its replies is as idle as one that sends nothing.
-        tokio::time::timeout(patience, write).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        tokio::time::timeout(patience, write)
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut)??;
         self.replies.clear();
         Ok(())
     }

@@ -39,7 +39,11 @@ impl Store {
             path: dir.to_owned(),
             source,
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(failed)?;
         let open = |name| {
             OpenOptions::new()
                 .create(true)
@@ -53,7 +57,11 @@ impl Store {
         let (mails, index) = (open(MAILS)?, open(INDEX)?);
         match index.try_lock() {
             Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(InboxError::Locked { path: dir.to_owned() }),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                return Err(InboxError::Locked {
+                    path: dir.to_owned(),
+                });
+            }
             Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
         }
         let writer = Writer::recover(mails, index, dir)?;
@@ -66,7 +74,12 @@ impl Store {
     }
 
     /// Keeps a mail; returns its number once it is written.
-    pub(super) async fn keep(&self, envelope: Envelope, subject: String, raw: Vec<u8>) -> io::Result<u64> {
+    pub(super) async fn keep(
+        &self,
+        envelope: Envelope,
+        subject: String,
+        raw: Vec<u8>,
+    ) -> io::Result<u64> {
         let (done, written) = oneshot::channel();
         let job = Job {
             envelope,
@@ -115,7 +128,9 @@ impl Writer {
         }
         let (next_id, mails_end, index_end) = writer_state;
         for (file, end) in [(&mut mails, mails_end), (&mut index, index_end)] {
-            file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).map_err(failed)?;
+            file.set_len(end)
+                .and_then(|()| file.seek(SeekFrom::Start(end)))
+                .map_err(failed)?;
         }
         Ok(Self {
             mails,
@@ -156,7 +171,8 @@ impl Writer {
                 offset: self.mails_end + mails.len() as u64,
             };
             mails.extend_from_slice(&job.raw);
-            serde_json::to_writer(&mut lines, &summary).expect("a summary is plain text and numbers");
+            serde_json::to_writer(&mut lines, &summary)
+                .expect("a summary is plain text and numbers");
             lines.push(b'\n');
             answers.push((id, job.done));
         }
@@ -170,7 +186,8 @@ impl Writer {
             Err(error) => {
                 tracing::error!("the inbox cannot keep mails: {error}");
                 for (_, done) in answers {
-                    done.send(Err(io::Error::new(error.kind(), error.to_string()))).ok();
+                    done.send(Err(io::Error::new(error.kind(), error.to_string())))
+                        .ok();
                 }
             }
         }
@@ -178,10 +195,18 @@ impl Writer {
 
     /// All of it or nothing. The index comes last: what it names is there.
     fn append(&mut self, mails: &[u8], lines: &[u8]) -> io::Result<()> {
-        let written = self.mails.write_all(mails).and_then(|()| self.index.write_all(lines));
+        let written = self
+            .mails
+            .write_all(mails)
+            .and_then(|()| self.index.write_all(lines));
         if written.is_err() {
-            for (file, end) in [(&mut self.mails, self.mails_end), (&mut self.index, self.index_end)] {
-                file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).ok();
+            for (file, end) in [
+                (&mut self.mails, self.mails_end),
+                (&mut self.index, self.index_end),
+            ] {
+                file.set_len(end)
+                    .and_then(|()| file.seek(SeekFrom::Start(end)))
+                    .ok();
             }
             return written;
         }

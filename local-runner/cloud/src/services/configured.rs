@@ -15,7 +15,10 @@ pub(super) struct Urls {
 
 impl Urls {
     /// The environment wins over the file.
-    pub(super) fn find(environment: &BTreeMap<String, String>, project: &Path) -> Result<Self, ServicesError> {
+    pub(super) fn find(
+        environment: &BTreeMap<String, String>,
+        project: &Path,
+    ) -> Result<Self, ServicesError> {
         let path = project.join(".env");
         let file = match std::fs::read_to_string(&path) {
             Ok(text) => parse(&text),
@@ -77,10 +80,16 @@ mod tests {
     #[test]
     fn the_environment_wins_over_the_file_and_empty_is_not_set() {
         let project = tempfile::tempdir().expect("a folder");
-        std::fs::write(project.path().join(".env"), "DATABASE_URL=postgres://file\nREDIS_URL=redis://file\n")
-            .expect("can be written");
+        std::fs::write(
+            project.path().join(".env"),
+            "DATABASE_URL=postgres://file\nREDIS_URL=redis://file\n",
+        )
+        .expect("can be written");
         let environment = BTreeMap::from([
-            ("DATABASE_URL".to_owned(), "postgres://environment".to_owned()),
+            (
+                "DATABASE_URL".to_owned(),
+                "postgres://environment".to_owned(),
+            ),
             ("REDIS_URL".to_owned(), String::new()),
         ]);
         let urls = Urls::find(&environment, project.path()).expect("readable");

@@ -22,7 +22,11 @@ const OLDEST: u32 = 13;
 const INITDB_LIMIT: Duration = Duration::from_secs(180);
 
 /// The newest binary that fits; an existing data folder accepts one major version only.
-pub(super) async fn find(state: &State, options: &ServicesOptions, data: &Path) -> Result<PathBuf, StartError> {
+pub(super) async fn find(
+    state: &State,
+    options: &ServicesOptions,
+    data: &Path,
+) -> Result<PathBuf, StartError> {
     let wanted = std::fs::read_to_string(data.join("PG_VERSION"))
         .ok()
         .and_then(|version| version.trim().parse::<u32>().ok());
@@ -59,7 +63,12 @@ pub(super) async fn find(state: &State, options: &ServicesOptions, data: &Path) 
 }
 
 /// Makes the data folder if there is none. An interrupted attempt leaves nothing that passes for one.
-pub(super) async fn prepare(state: &State, program: &Path, data: &Path, password: &str) -> Result<(), StartError> {
+pub(super) async fn prepare(
+    state: &State,
+    program: &Path,
+    data: &Path,
+    password: &str,
+) -> Result<(), StartError> {
     if data.join("PG_VERSION").exists() {
         return Ok(());
     }
@@ -81,12 +90,20 @@ pub(super) async fn prepare(state: &State, program: &Path, data: &Path, password
         }
         Ok(file)
     };
-    let password_file = password_file().map_err(|error| StartError::failed("cannot write a file in", &home, &error))?;
+    let password_file = password_file()
+        .map_err(|error| StartError::failed("cannot write a file in", &home, &error))?;
     let initdb = program.with_file_name("initdb");
     let output = search::command(&initdb, state.run_as(), &home)
         .arg("--pgdata")
         .arg(&fresh)
-        .args(["--username", NAME, "--encoding", "UTF8", "--locale", "C.UTF-8"])
+        .args([
+            "--username",
+            NAME,
+            "--encoding",
+            "UTF8",
+            "--locale",
+            "C.UTF-8",
+        ])
         .args(["--auth", "scram-sha-256", "--pwfile"])
         .arg(password_file.path())
         .stdin(std::process::Stdio::null())
@@ -98,7 +115,11 @@ pub(super) async fn prepare(state: &State, program: &Path, data: &Path, password
         .map_err(|error| StartError::failed("cannot run", &initdb, &error))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Err(StartError::Failed(format!("{} failed: {}", initdb.display(), said.trim())));
+        return Err(StartError::Failed(format!(
+            "{} failed: {}",
+            initdb.display(),
+            said.trim()
+        )));
     }
     std::fs::rename(&fresh, data).map_err(|error| StartError::failed("cannot make", data, &error))
 }
@@ -151,13 +172,21 @@ pub(super) async fn answers(port: u16, password: &str) -> Result<(), String> {
             .disable_statement_logging()
             .connect()
             .await?;
-        let there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
-            .bind(NAME)
-            .fetch_one(&mut connection)
-            .await?;
-        if !there && let Err(error) = sqlx::query("create database nightshift").execute(&mut connection).await {
+        let there: bool =
+            sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+                .bind(NAME)
+                .fetch_one(&mut connection)
+                .await?;
+        if !there
+            && let Err(error) = sqlx::query("create database nightshift")
+                .execute(&mut connection)
+                .await
+        {
             // 42P04: another process made it meanwhile.
-            let duplicate = error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42P04");
+            let duplicate = error
+                .as_database_error()
+                .and_then(|error| error.code())
+                .is_some_and(|code| code == "42P04");
             if !duplicate {
                 return Err(error);
             }

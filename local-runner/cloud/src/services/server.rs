@@ -69,7 +69,11 @@ pub(super) struct Server {
 
 impl Server {
     /// Finds binaries for a service.
-    pub(super) async fn find(state: &State, options: &ServicesOptions, service: Service) -> Result<Self, StartError> {
+    pub(super) async fn find(
+        state: &State,
+        options: &ServicesOptions,
+        service: Service,
+    ) -> Result<Self, StartError> {
         let data = data_dir(state, service);
         let program = match service {
             Service::Postgres => postgres::find(state, options, &data).await?,
@@ -92,7 +96,10 @@ impl Server {
     /// Adopts the one that runs on our data, or starts one. Returns its URL once it answers.
     pub(super) async fn provide(&self) -> Result<String, StartError> {
         let former = record(&self.state, self.service)?;
-        if let Some(Record { process: Some(process), port }) = &former
+        if let Some(Record {
+            process: Some(process),
+            port,
+        }) = &former
             && process.is_alive()
             && self.ready(process, *port, ADOPT_LIMIT).await.is_ok()
         {
@@ -104,15 +111,20 @@ impl Server {
             .await
             .map_err(|error| StartError::Failed(error.to_string()))?;
         match self.service {
-            Service::Postgres => postgres::prepare(&self.state, &self.program, &self.data, &self.password).await?,
+            Service::Postgres => {
+                postgres::prepare(&self.state, &self.program, &self.data, &self.password).await?
+            }
             Service::Redis => drop(self.state.server_dir(data_name(self.service))?),
         }
-        let mut port = former.map(|former| former.port).filter(|port| is_free(*port));
+        let mut port = former
+            .map(|former| former.port)
+            .filter(|port| is_free(*port));
         let mut attempt = 1;
         loop {
             let chosen = match port.take() {
                 Some(port) => port,
-                None => free_port().map_err(|error| StartError::Failed(format!("no free port: {error}")))?,
+                None => free_port()
+                    .map_err(|error| StartError::Failed(format!("no free port: {error}")))?,
             };
             match self.launch(chosen).await {
                 Ok(()) => return Ok(self.url(chosen)),
@@ -130,15 +142,22 @@ impl Server {
     pub(super) async fn restart(&self) -> Result<(), StartError> {
         match record(&self.state, self.service)? {
             Some(record) => self.launch(record.port).await,
-            None => Err(StartError::Failed("it was stopped by another command".to_owned())),
+            None => Err(StartError::Failed(
+                "it was stopped by another command".to_owned(),
+            )),
         }
     }
 
     /// One attempt on one port.
     async fn launch(&self, port: u16) -> Result<(), StartError> {
         let (log, log_path) = self.state.log(data_name(self.service))?;
-        let log_start = log.metadata().map(|metadata| metadata.len()).unwrap_or_default();
-        let duplicate = log.try_clone().map_err(|error| StartError::failed("cannot open", &log_path, &error))?;
+        let log_start = log
+            .metadata()
+            .map(|metadata| metadata.len())
+            .unwrap_or_default();
+        let duplicate = log
+            .try_clone()
+            .map_err(|error| StartError::failed("cannot open", &log_path, &error))?;
         let mut command = search::command(&self.program, self.state.run_as(), &self.data);
         command.stdout(log).stderr(duplicate);
         match self.service {
@@ -151,7 +170,9 @@ impl Server {
             }
         }
         in_own_session(&mut command);
-        let mut child = command.spawn().map_err(|error| StartError::failed("cannot run", &self.program, &error))?;
+        let mut child = command
+            .spawn()
+            .map_err(|error| StartError::failed("cannot run", &self.program, &error))?;
         let process = child.id().and_then(ProcessId::of);
         if process.is_some() {
             // Before anything else, so that a runner killed from here on finds it again.
@@ -223,17 +244,29 @@ impl Server {
 /// Stops whatever runs on the state's data: the recorded process, and one whose record was lost.
 pub(super) async fn stop(state: &State, service: Service) -> Result<(), ServicesError> {
     let mut processes = Vec::new();
-    if let Some(Record { process: Some(process), port }) = record(state, service)? {
+    if let Some(Record {
+        process: Some(process),
+        port,
+    }) = record(state, service)?
+    {
         // Withdrawn first, so that a runner that watches does not start it again.
-        state.write_json(&record_name(service), &Record { process: None, port })?;
+        state.write_json(
+            &record_name(service),
+            &Record {
+                process: None,
+                port,
+            },
+        )?;
         processes.push(process);
     }
     processes.extend(without_record(state, service));
     for process in processes {
-        end(service, &process).await.map_err(|error| ServicesError::Stop {
-            service,
-            reason: error.to_string(),
-        })?;
+        end(service, &process)
+            .await
+            .map_err(|error| ServicesError::Stop {
+                service,
+                reason: error.to_string(),
+            })?;
     }
     Ok(())
 }
@@ -266,13 +299,19 @@ async fn end(service: Service, process: &ProcessId) -> io::Result<()> {
         if process.ended_within(patience).await {
             return Ok(());
         }
-        tracing::warn!("{service} (pid {}) has not ended within {patience:?} after {signal}", process.pid);
+        tracing::warn!(
+            "{service} (pid {}) has not ended within {patience:?} after {signal}",
+            process.pid
+        );
     }
     process.signal(Signal::SIGKILL)?;
     if process.ended_within(URGENT_STOP).await {
         Ok(())
     } else {
-        Err(io::Error::other(format!("process {} does not end", process.pid)))
+        Err(io::Error::other(format!(
+            "process {} does not end",
+            process.pid
+        )))
     }
 }
 
@@ -285,7 +324,8 @@ pub(super) fn record(state: &State, service: Service) -> Result<Option<Record>, 
 pub(super) fn has_data(state: &State, service: Service) -> bool {
     match service {
         Service::Postgres => data_dir(state, service).join("PG_VERSION").exists(),
-        Service::Redis => std::fs::read_dir(data_dir(state, service)).is_ok_and(|mut files| files.next().is_some()),
+        Service::Redis => std::fs::read_dir(data_dir(state, service))
+            .is_ok_and(|mut files| files.next().is_some()),
     }
 }
 
@@ -327,7 +367,10 @@ fn data_dir(state: &State, service: Service) -> PathBuf {
 
 /// A session of its own: neither Ctrl-C in the terminal nor the end of the runner reaches it.
 fn in_own_session(command: &mut tokio::process::Command) {
-    #[expect(unsafe_code, reason = "setsid must happen between fork and exec; it is async-signal-safe and allocates nothing")]
+    #[expect(
+        unsafe_code,
+        reason = "setsid must happen between fork and exec; it is async-signal-safe and allocates nothing"
+    )]
     // SAFETY: the closure makes one system call and touches no memory that another thread could hold locked.
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from));
@@ -346,6 +389,10 @@ fn tail(path: &Path, start: u64) -> String {
     };
     let bytes = read().unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     lines[lines.len().saturating_sub(4)..].join(" | ")
 }

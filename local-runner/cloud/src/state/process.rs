@@ -82,7 +82,10 @@ pub fn processes_in(dir: &Path, executable: &str) -> Vec<ProcessId> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir))
-        .filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == executable))
+        .filter(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|comm| comm.trim_end() == executable)
+        })
         .filter_map(ProcessId::of)
         .collect()
 }
@@ -129,12 +132,18 @@ mod tests {
 
     #[test]
     fn a_zombie_is_not_alive() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep starts");
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("sleep starts");
         let id = ProcessId::of(child.id()).expect("it runs");
         child.kill().expect("can be killed");
         let deadline = Instant::now() + Duration::from_secs(5);
         while id.is_alive() {
-            assert!(Instant::now() < deadline, "the zombie still counts as alive");
+            assert!(
+                Instant::now() < deadline,
+                "the zombie still counts as alive"
+            );
             std::thread::yield_now();
         }
         child.wait().expect("can be reaped");
