@@ -20,11 +20,11 @@ servers: ## Postgres and Redis on this machine, installed if they are missing
 
 .PHONY: demo
 demo: servers ## a campaign from recipients file to receipt, on servers and an inbox of its own
-	@$(CLEAN) $(RUNNER) exec --name demo -- sh examples/demo.sh
+	@$(CLEAN) $(RUNNER) --runner demo exec -- sh examples/demo.sh
 
 .PHONY: test
 test: servers ## the whole suite, on servers of its own
-	@$(CLEAN) $(RUNNER) exec --name test --services-only -- $(CARGO) test --workspace
+	@$(CLEAN) $(RUNNER) --runner test exec --services-only -- $(CARGO) test --workspace
 	@sh infra/tests/install-servers.sh
 
 .PHONY: run
@@ -33,7 +33,7 @@ run: ## the bundle in the foreground, for development; DATABASE_URL and REDIS_UR
 
 .PHONY: bench
 bench: servers ## mails per second through the whole pipeline
-	@$(CLEAN) $(RUNNER) exec --name bench -- sh tests/bench.sh
+	@$(CLEAN) $(RUNNER) --runner bench exec -- sh tests/bench.sh
 
 .PHONY: check-cloud
 check-cloud: ## the template and the deployed form: cfn-lint, sam validate, sam build
@@ -43,7 +43,7 @@ check-cloud: ## the template and the deployed form: cfn-lint, sam validate, sam 
 ifneq ($(wildcard tests/crash-matrix.sh),)
 .PHONY: crash-matrix
 crash-matrix: servers
-	@$(CLEAN) $(RUNNER) exec --name crash-matrix -- sh tests/crash-matrix.sh
+	@$(CLEAN) $(RUNNER) --runner crash-matrix exec -- sh tests/crash-matrix.sh
 endif
 
 .PHONY: fmt
@@ -60,4 +60,4 @@ doc: ## the documentation builds without a warning
 
 .PHONY: sqlx-check
 sqlx-check: servers ## the committed descriptions of queries fit the schema
-	@$(CLEAN) $(RUNNER) exec --name test --services-only -- sh tests/sqlx-check.sh
+	@$(CLEAN) $(RUNNER) --runner test exec --services-only -- sh tests/sqlx-check.sh

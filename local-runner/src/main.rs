@@ -34,8 +34,8 @@ use crate::session::Session;
 #[command(version, verbatim_doc_comment)]
 struct Cli {
     /// Which of this project's runners: each has its own servers and data
-    #[arg(long, global = true, env = "NIGHTSHIFT_NAME", default_value = "main")]
-    name: String,
+    #[arg(long, global = true, env = "NIGHTSHIFT_RUNNER_NAME", default_value = "main", value_name = "NAME")]
+    runner: String,
     /// Folder with template.yaml
     #[arg(long, global = true, env = "NIGHTSHIFT_PROJECT", default_value = ".", hide_env_values = true)]
     project: PathBuf,
@@ -114,18 +114,18 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     if !project.join("template.yaml").is_file() {
         bail!("there is no template.yaml in {}; change there, or name the folder with --project", project.display());
     }
-    let session = || Session::open(&project, &cli.name);
+    let session = || Session::open(&project, &cli.runner);
     match cli.command {
-        Command::Up(options) => serve::up(&project, &cli.name, options).await?,
-        Command::Exec(exec) => return serve::exec(&project, &cli.name, exec).await,
-        Command::StopServers => serve::stop_servers(&project, &cli.name).await?,
+        Command::Up(options) => serve::up(&project, &cli.runner, options).await?,
+        Command::Exec(exec) => return serve::exec(&project, &cli.runner, exec).await,
+        Command::StopServers => serve::stop_servers(&project, &cli.runner).await?,
         Command::Check { parameters, json } => serve::check(&project, parameters, json)?,
-        Command::Invoke { function, payload } => serve::invoke(&project, &cli.name, &function, payload).await?,
+        Command::Invoke { function, payload } => serve::invoke(&project, &cli.runner, &function, payload).await?,
         Command::Get { url } => serve::get(&url).await?,
         Command::Account(command) => account::run(command, &session()?).await?,
         Command::Suppression(command) => suppression::run(command, &session()?).await?,
         Command::Campaign(command) => campaign::run(command, &session()?).await?,
-        Command::Inbox(command) => inbox::run(command, &session::mailbox(&project, &cli.name)?)?,
+        Command::Inbox(command) => inbox::run(command, &session::mailbox(&project, &cli.runner)?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -222,7 +222,7 @@ async fn run_command(
 ) -> Result<ExitCode> {
     let (program, arguments) = command.split_first().context("no command given")?;
     let environment: BTreeMap<&str, Option<&str>> = [
-        ("NIGHTSHIFT_NAME", Some(name)),
+        ("NIGHTSHIFT_RUNNER_NAME", Some(name)),
         ("NIGHTSHIFT_GATEWAY", record.gateway.as_deref()),
         ("AWS_ENDPOINT_URL", record.aws_endpoint.as_deref()),
         ("DATABASE_URL", record.database_url.as_deref()),
@@ -275,7 +275,7 @@ pub(crate) fn check(project: &Path, given: Vec<(String, String)>, json: bool) ->
 /// Invokes a function of the running runner.
 pub(crate) async fn invoke(project: &Path, name: &str, function: &str, payload: String) -> Result<()> {
     let state::Runner::Live(record) = State::open(project, name)?.read()? else {
-        bail!("the runner {name:?} is not running here; start it with: local-runner up --name {name}");
+        bail!("the runner {name:?} is not running here; start it with: local-runner up --runner {name}");
     };
     let endpoint = record.aws_endpoint.context("this runner serves no functions")?;
     let answer = local_cloud::client::invoke(&endpoint, function, payload).await?;

@@ -33,7 +33,7 @@ impl Session {
         let record = match state.read()? {
             Runner::Live(record) => record,
             Runner::None | Runner::Stale(_) => {
-                bail!("the runner {name:?} is not running here; start it with: local-runner up --name {name}")
+                bail!("the runner {name:?} is not running here; start it with: local-runner up --runner {name}")
             }
         };
         let url = record.database_url.as_deref().context("the runner has not got its database yet; try again soon")?;

@@ -73,7 +73,7 @@ fn list(filter: &Filter, json: bool, mailbox: &Mailbox) -> Result<()> {
 }
 
 fn show(id: u64, raw: bool, html: bool, mailbox: &Mailbox) -> Result<()> {
-    let mail = mailbox.read(id)?;
+    let mail = mailbox.read(id)?.with_context(|| format!("there is no mail {id}"))?;
     if raw {
         std::io::stdout().write_all(&mail.raw).context("write to standard output")?;
         return Ok(());
