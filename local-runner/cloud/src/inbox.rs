@@ -20,6 +20,7 @@ mod message;
 mod rules;
 mod session;
 mod store;
+mod wire;
 
 pub use mailbox::{Envelope, Filter, Mail, Mailbox, Summary};
 pub use rules::{Answer, Rule, default_rules};

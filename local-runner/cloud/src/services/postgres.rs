@@ -68,6 +68,7 @@ pub(super) async fn prepare(
     program: &Path,
     data: &Path,
     password: &str,
+    durable: bool,
 ) -> Result<(), StartError> {
     if data.join("PG_VERSION").exists() {
         return Ok(());
@@ -104,6 +105,7 @@ pub(super) async fn prepare(
             "--locale",
             "C.UTF-8",
         ])
+        .args((!durable).then_some("--no-sync"))
         .args(["--auth", "scram-sha-256", "--pwfile"])
         .arg(password_file.path())
         .stdin(std::process::Stdio::null())

@@ -112,7 +112,14 @@ impl Server {
             .map_err(|error| StartError::Failed(error.to_string()))?;
         match self.service {
             Service::Postgres => {
-                postgres::prepare(&self.state, &self.program, &self.data, &self.password).await?
+                postgres::prepare(
+                    &self.state,
+                    &self.program,
+                    &self.data,
+                    &self.password,
+                    self.durable,
+                )
+                .await?
             }
             Service::Redis => drop(self.state.server_dir(data_name(self.service))?),
         }
