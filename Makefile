@@ -20,7 +20,7 @@ servers: ## Postgres and Redis on this machine, installed if they are missing
 
 .PHONY: demo
 demo: servers ## a campaign from recipients file to receipt, on servers and an inbox of its own
-	@$(CLEAN) $(RUNNER) --runner demo exec -- sh examples/demo.sh
+	@$(CLEAN) $(RUNNER) --runner demo exec --fresh --parameter RetryFirstSeconds=5 -- sh examples/demo.sh
 
 .PHONY: test
 test: servers ## the whole suite, on servers of its own
@@ -37,7 +37,7 @@ bench: servers ## mails per second through the whole pipeline
 
 .PHONY: check-cloud
 check-cloud: ## the template and the deployed form: cfn-lint, sam validate, sam build
-	@$(CLEAN) sh tests/check-cloud.sh
+	@$(CLEAN) sh infra/check-cloud/run.sh
 
 # Only where its script is there.
 ifneq ($(wildcard tests/crash-matrix.sh),)
@@ -60,4 +60,8 @@ doc: ## the documentation builds without a warning
 
 .PHONY: sqlx-check
 sqlx-check: servers ## the committed descriptions of queries fit the schema
-	@$(CLEAN) $(RUNNER) --runner test exec --services-only -- sh tests/sqlx-check.sh
+	@$(CLEAN) $(RUNNER) --runner sqlx exec --fresh -- sh infra/sqlx.sh check
+
+.PHONY: sqlx
+sqlx: servers ## describe the queries anew, after one of them or the schema has changed
+	@$(CLEAN) $(RUNNER) --runner sqlx exec --fresh --services-only -- sh infra/sqlx.sh prepare

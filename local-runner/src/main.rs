@@ -107,10 +107,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<ExitCode> {
-    let project = cli
-        .project
-        .canonicalize()
-        .with_context(|| format!("project folder {}", cli.project.display()))?;
+    let project = cli.project.canonicalize().with_context(|| format!("project folder {}", cli.project.display()))?;
     if !project.join("template.yaml").is_file() {
         bail!("there is no template.yaml in {}; change there, or name the folder with --project", project.display());
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 /// A table with the given headings, fitted to the terminal.
 pub(crate) fn table<const N: usize>(headings: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::UTF8_NO_BORDERS).set_content_arrangement(ContentArrangement::Dynamic);
     if !headings.is_empty() {
         table.set_header(headings);
     }

@@ -23,11 +23,8 @@ use crate::session::INBOX;
 const GRACE: Duration = Duration::from_secs(45);
 
 /// Parameters of the template that the runner knows the value of.
-const PROVIDED: [(&str, Provided); 3] = [
-    ("DatabaseUrl", Provided::DatabaseUrl),
-    ("RedisUrl", Provided::RedisUrl),
-    ("PublicUrl", Provided::GatewayUrl),
-];
+const PROVIDED: [(&str, Provided); 3] =
+    [("DatabaseUrl", Provided::DatabaseUrl), ("RedisUrl", Provided::RedisUrl), ("PublicUrl", Provided::GatewayUrl)];
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -161,9 +158,12 @@ fn announce(runner: &Runner, name: &str) {
     for function in &runner.bundle.functions {
         let mut triggers: Vec<String> = vec![];
         triggers.extend(function.schedules.iter().map(|schedule| schedule.expression.clone()));
-        triggers.extend(function.event_sources.iter().map(|source| {
-            format!("queue {}", source.queue_arn.rsplit(':').next().unwrap_or_default())
-        }));
+        triggers.extend(
+            function
+                .event_sources
+                .iter()
+                .map(|source| format!("queue {}", source.queue_arn.rsplit(':').next().unwrap_or_default())),
+        );
         triggers.extend(function.routes.iter().map(|route| format!("{} {}", route.method, route.path)));
         if function.invoke_at_start {
             triggers.push("start".to_owned());

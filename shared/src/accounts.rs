@@ -118,12 +118,7 @@ pub struct NewAccount {
 
 /// Adds an account, its password encrypted; an existing one of that name is replaced only when `replace` is set.
 /// Returns its id, or `None` when the name is taken.
-pub async fn add(
-    db: impl PgExecutor<'_>,
-    keys: Option<&Keys>,
-    new: &NewAccount,
-    replace: bool,
-) -> Result<Option<i64>> {
+pub async fn add(db: impl PgExecutor<'_>, keys: Option<&Keys>, new: &NewAccount, replace: bool) -> Result<Option<i64>> {
     let (username, password) = match &new.credentials {
         None => (None, None),
         Some((username, password)) => {
@@ -252,12 +247,7 @@ pub async fn list(db: impl PgExecutor<'_>) -> Result<Vec<Listed>, sqlx::Error> {
 }
 
 /// Holds the account back for a while; a longer pause that stands already is kept. Returns until when.
-pub async fn pause(
-    db: impl PgExecutor<'_>,
-    id: i64,
-    seconds: f64,
-    reason: &str,
-) -> Result<DateTime<Utc>, sqlx::Error> {
+pub async fn pause(db: impl PgExecutor<'_>, id: i64, seconds: f64, reason: &str) -> Result<DateTime<Utc>, sqlx::Error> {
     sqlx::query_scalar!(
         r#"
         update nightshift.smtp_accounts

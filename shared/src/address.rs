@@ -67,7 +67,8 @@ impl FromStr for EmailAddress {
         if given.is_empty() {
             return Err(AddressError::Empty);
         }
-        let options = email_address::Options::default().with_required_tld().without_display_text().without_domain_literal();
+        let options =
+            email_address::Options::default().with_required_tld().without_display_text().without_domain_literal();
         email_address::EmailAddress::parse_with_options(given, options)
             .map_err(|error| AddressError::Syntax(error.to_string()))?;
         let (local, domain) = given.rsplit_once('@').ok_or_else(|| AddressError::Syntax("no @ in it".to_owned()))?;
@@ -103,9 +104,23 @@ mod tests {
 
     #[test]
     fn what_cannot_be_mailed_is_refused_with_a_reason() {
-        for text in ["", "  ", "ann", "ann@", "@example.test", "ann@example", "a b@example.test", "ann@@example.test",
-            "ann@exa mple.test", "ann@-.test", "ann@example..test", "ann@example.test, bob@example.test",
-            "Ann <ann@example.test>", "ann@[127.0.0.1]", "ann\r\nBcc: x@example.test"] {
+        for text in [
+            "",
+            "  ",
+            "ann",
+            "ann@",
+            "@example.test",
+            "ann@example",
+            "a b@example.test",
+            "ann@@example.test",
+            "ann@exa mple.test",
+            "ann@-.test",
+            "ann@example..test",
+            "ann@example.test, bob@example.test",
+            "Ann <ann@example.test>",
+            "ann@[127.0.0.1]",
+            "ann\r\nBcc: x@example.test",
+        ] {
             let error = text.parse::<EmailAddress>().expect_err(text);
             assert!(!error.to_string().is_empty());
         }

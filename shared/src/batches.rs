@@ -305,15 +305,20 @@ pub async fn ring_due(db: &PgPool, email: &Queue, timing: Timing) -> Result<usiz
     )
     .fetch_all(db)
     .await?;
-    let doorbells: Vec<_> =
-        due.iter().map(|&batch_id| (Doorbell::Batch { batch_id }, Duration::ZERO)).collect();
+    let doorbells: Vec<_> = due.iter().map(|&batch_id| (Doorbell::Batch { batch_id }, Duration::ZERO)).collect();
     email.ring(&doorbells).await?;
     stamp_rung(db, &due, Duration::ZERO).await?;
     Ok(due.len())
 }
 
 /// Rings one batch for a time within the next quarter of an hour; later ones are left to the dispatch of that minute.
-pub async fn ring_at(db: &PgPool, email: &Queue, batch_id: i64, due_at: DateTime<Utc>, now: DateTime<Utc>) -> Result<()> {
+pub async fn ring_at(
+    db: &PgPool,
+    email: &Queue,
+    batch_id: i64,
+    due_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<()> {
     let delay = (due_at - now).to_std().unwrap_or(Duration::ZERO);
     // A second more, because SQS takes whole seconds and an early message would find nothing due.
     let delay = Duration::from_secs(delay.as_secs() + u64::from(delay.subsec_nanos() > 0));

@@ -49,12 +49,7 @@ pub async fn create(db: impl PgExecutor<'_>, new: &NewCampaign) -> Result<i64, s
 }
 
 /// Notes what the import of a campaign's recipients did.
-pub async fn count_import(
-    db: impl PgExecutor<'_>,
-    id: i64,
-    imported: u64,
-    rejected: u64,
-) -> Result<(), sqlx::Error> {
+pub async fn count_import(db: impl PgExecutor<'_>, id: i64, imported: u64, rejected: u64) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "update nightshift.campaigns set imported = imported + $2, rejected = rejected + $3 where id = $1",
         id,
@@ -121,8 +116,7 @@ pub async fn start(db: &PgPool, id: i64, start_at: DateTime<Utc>) -> Result<(), 
     .ok_or(StartError::Unknown(id))?;
     match campaign.status.as_str() {
         "draft" => {
-            let template =
-                MailTemplate::parse(&campaign.subject, &campaign.html_template, &campaign.text_template)?;
+            let template = MailTemplate::parse(&campaign.subject, &campaign.html_template, &campaign.text_template)?;
             check_recipients(&mut tx, id, &template.fields()).await?;
             set_status(&mut tx, id, "scheduled", Some(start_at)).await?;
         }

@@ -40,10 +40,10 @@ where
 {
     match optional(name) {
         None => Ok(default),
-        Some(text) => text.trim().parse().map_err(|problem| ConfigError::Invalid {
-            name,
-            problem: format!("{text:?} cannot be read: {problem}"),
-        }),
+        Some(text) => text
+            .trim()
+            .parse()
+            .map_err(|problem| ConfigError::Invalid { name, problem: format!("{text:?} cannot be read: {problem}") }),
     }
 }
 

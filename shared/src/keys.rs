@@ -20,7 +20,9 @@ impl std::fmt::Debug for Keys {
 
 /// None of the keys opens this text.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot be decrypted with any key of ENCRYPTION_KEYS; was it written with another key, or a key removed too early?")]
+#[error(
+    "cannot be decrypted with any key of ENCRYPTION_KEYS; was it written with another key, or a key removed too early?"
+)]
 pub struct CannotDecrypt;
 
 impl Keys {
@@ -74,7 +76,8 @@ mod tests {
     #[test]
     fn a_token_of_another_implementation_decrypts() {
         // The example of the Fernet specification's own test file.
-        let token = "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODy021cpGVWKZ_eEwCGM4BLLF_5CV9dOPmrhuVUPgJobwOz7JcbmrR64jVmpU4IwqDA==";
+        let token =
+            "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODy021cpGVWKZ_eEwCGM4BLLF_5CV9dOPmrhuVUPgJobwOz7JcbmrR64jVmpU4IwqDA==";
         let keys = Keys::parse(OLD).expect("key");
         assert_eq!(keys.decrypt(token).expect("decrypts").expose(), "hello");
     }

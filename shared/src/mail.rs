@@ -32,8 +32,8 @@ pub struct Outgoing {
 impl Sender {
     /// Parses the account's addresses.
     pub fn of(account: &Account) -> Result<Self> {
-        let from = address(&account.from_email)
-            .with_context(|| format!("from address of SMTP account {}", account.name))?;
+        let from =
+            address(&account.from_email).with_context(|| format!("from address of SMTP account {}", account.name))?;
         let reply_to = account
             .reply_to
             .as_deref()
@@ -138,7 +138,10 @@ mod tests {
         assert_eq!(parsed.subject(), Some("Привет, Ann – 50 % 🎉"));
         assert_eq!(parsed.message_id(), Some("00000000-0000-0000-0000-000000000007@xn--80a1acny.xn--p1ai"));
         assert_eq!(parsed.body_html(0).as_deref(), Some("<p>Grüße</p>"));
-        assert_eq!(parsed.body_text(0).as_deref().map(|text| text.replace("\r\n", "\n")), Some("Grüße\n.\nund ein Punkt".to_owned()));
+        assert_eq!(
+            parsed.body_text(0).as_deref().map(|text| text.replace("\r\n", "\n")),
+            Some("Grüße\n.\nund ein Punkt".to_owned())
+        );
         let from = parsed.from().and_then(|from| from.first()).expect("from");
         assert_eq!(from.name(), Some("Новости, \"GmbH\""));
         let text = String::from_utf8(mail.content.clone()).expect("ASCII");

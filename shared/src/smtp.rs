@@ -157,9 +157,8 @@ impl Connection {
             Security::Starttls | Security::Plain => Box::new(stream),
         };
         let greeting = AsyncSmtpConnection::connect_with_transport(stream, &server.hello);
-        let mut smtp = within(Phase::Connect, CONNECT_TIMEOUT, greeting)
-            .await?
-            .map_err(|error| failed(Phase::Connect, error))?;
+        let mut smtp =
+            within(Phase::Connect, CONNECT_TIMEOUT, greeting).await?.map_err(|error| failed(Phase::Connect, error))?;
         if server.security == Security::Starttls {
             if !smtp.can_starttls() {
                 return Err(SmtpError { phase: Phase::Tls, failure: Failure::NotOffered("STARTTLS") });

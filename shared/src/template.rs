@@ -192,7 +192,10 @@ mod tests {
              Grüße,<br>дорогой друг</p><a href=\"https://example.test/?a=1&amp;b={{ code }}\">Offer</a>",
         )
         .expect("text");
-        assert!(text.starts_with("Hi there, {{ first_name|default(\"friend\") }}!\n\ntr f v\u{a0}& Grüße,\nдорогой друг"), "{text}");
+        assert!(
+            text.starts_with("Hi there, {{ first_name|default(\"friend\") }}!\n\ntr f v\u{a0}& Grüße,\nдорогой друг"),
+            "{text}"
+        );
         assert!(text.contains("https://example.test/?a=1&b={{ code }}"), "{text}");
         assert!(!text.contains("color"), "{text}");
     }

@@ -47,8 +47,20 @@ pub fn judge(error: &SmtpError) -> Verdict {
     match error.phase {
         Phase::Connect | Phase::Tls => Verdict::Provider,
         // 454: temporary authentication failure (RFC 4954, 4.7); anything else is the login's fault.
-        Phase::Auth => if code == 454 { Verdict::Provider } else { Verdict::Account },
-        Phase::Mail => if permanent { Verdict::Account } else { Verdict::Provider },
+        Phase::Auth => {
+            if code == 454 {
+                Verdict::Provider
+            } else {
+                Verdict::Account
+            }
+        }
+        Phase::Mail => {
+            if permanent {
+                Verdict::Account
+            } else {
+                Verdict::Provider
+            }
+        }
         Phase::Rcpt => match (permanent, enhanced) {
             (false, _) => Verdict::RecipientForNow,
             // Bad sender address; authentication required; relaying denied.

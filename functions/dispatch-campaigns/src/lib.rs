@@ -89,6 +89,22 @@ pub struct Dispatched {
     pub settled: i64,
 }
 
+/// The answer to whoever invoked the function.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    /// For SQS: every message is done.
+    #[serde(rename = "batchItemFailures")]
+    failed_messages: [(); 0],
+    #[serde(flatten)]
+    dispatched: Dispatched,
+}
+
+impl From<Dispatched> for Answer {
+    fn from(dispatched: Dispatched) -> Self {
+        Self { failed_messages: [], dispatched }
+    }
+}
+
 /// Does all there is to do. Messages are never handed back: what they announced is in the database, and the next tick
 /// finds it. Harmless when delivered twice.
 pub async fn handle(ctx: &Ctx, event: Event, deadline_ms: u64) -> Result<Dispatched> {

@@ -1,6 +1,6 @@
 //! Wires the handler to the Lambda runtime.
 
-use dispatch_campaigns::{Ctx, Event, handle};
+use dispatch_campaigns::{Answer, Ctx, Event, handle};
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 
 #[tokio::main]
@@ -9,8 +9,7 @@ async fn main() -> Result<(), Error> {
     let ctx = Ctx::from_env().await?;
     run(service_fn(async |event: LambdaEvent<Event>| {
         let deadline_ms = event.context.deadline;
-        // An answer without `batchItemFailures` tells SQS that every message is done.
-        handle(&ctx, event.payload, deadline_ms).await.map_err(shared::telemetry::failure)
+        handle(&ctx, event.payload, deadline_ms).await.map(Answer::from).map_err(shared::telemetry::failure)
     }))
     .await
 }

@@ -76,11 +76,8 @@ impl Checks {
         let code = if worst == Condition::Error { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         let status = if worst == Condition::Ok { "ok" } else { "degraded" };
         // By hand, because the order of the checks is part of what people read.
-        let checks: Vec<String> = self
-            .0
-            .iter()
-            .map(|(name, condition)| format!("{}:{}", quoted(name), quoted(condition)))
-            .collect();
+        let checks: Vec<String> =
+            self.0.iter().map(|(name, condition)| format!("{}:{}", quoted(name), quoted(condition))).collect();
         (code, format!("{{\"status\":\"{status}\",\"checks\":{{{}}}}}", checks.join(",")))
     }
 }
@@ -99,11 +96,8 @@ pub async fn respond(ctx: &Ctx, path: &str) -> Option<(StatusCode, String)> {
         }
         "/health" => {
             let (database, cache, worker) = tokio::join!(database(ctx), cache(ctx), worker::check(ctx));
-            let checks = vec![
-                ("database".to_owned(), database),
-                ("cache".to_owned(), cache),
-                (ctx.worker_name.clone(), worker),
-            ];
+            let checks =
+                vec![("database".to_owned(), database), ("cache".to_owned(), cache), (ctx.worker_name.clone(), worker)];
             Some(Checks(checks).answer())
         }
         _ => None,

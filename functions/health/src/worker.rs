@@ -1,6 +1,5 @@
 //! Is the worker alive? Judged by evidence: the queues answer, and jobs ran when they should have.
 
-
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use futures_util::future::try_join_all;
@@ -58,9 +57,8 @@ pub fn judge_lateness(job: &ScheduledJob, evidence: &Evidence) -> Lateness {
 pub(crate) async fn check(ctx: &Ctx) -> Condition {
     let queues = try_join_all(ctx.queues.iter().map(|queue| queue.depth()));
     let jobs = try_join_all(ctx.jobs.iter().map(async |job| {
-        let evidence = job_runs::evidence(&ctx.db, &job.name)
-            .await
-            .with_context(|| format!("read the runs of {}", job.name))?;
+        let evidence =
+            job_runs::evidence(&ctx.db, &job.name).await.with_context(|| format!("read the runs of {}", job.name))?;
         Ok::<_, anyhow::Error>((job, judge_lateness(job, &evidence)))
     }));
     let asked = within(async { tokio::try_join!(queues, jobs) }).await;

@@ -7,5 +7,6 @@ use serde_json::Value;
 async fn main() -> Result<(), Error> {
     shared::telemetry::init();
     let db = shared::database::connect_lazily()?;
-    run(service_fn(async |_event: LambdaEvent<Value>| migrate::migrate(&db).await.map_err(shared::telemetry::failure))).await
+    run(service_fn(async |_event: LambdaEvent<Value>| migrate::migrate(&db).await.map_err(shared::telemetry::failure)))
+        .await
 }

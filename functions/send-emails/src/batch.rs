@@ -170,8 +170,7 @@ async fn due_deliveries(work: &Work<'_>) -> Result<Vec<Delivery>, sqlx::Error> {
 /// The delivery's mail. An error is the recipient's own: their fields do not fit the template.
 pub(crate) fn compose(work: &Work<'_>, delivery: &Delivery) -> anyhow::Result<Outgoing> {
     let to: EmailAddress = delivery.email.parse()?;
-    let unsubscribe =
-        Unsubscribe { list: work.campaign.list.clone(), email_normalised: to.normalised().to_owned() };
+    let unsubscribe = Unsubscribe { list: work.campaign.list.clone(), email_normalised: to.normalised().to_owned() };
     let link = unsubscribe.link(&work.ctx.keys, &work.ctx.settings.public_url);
     let mut fields = delivery.fields.clone();
     if let Some(fields) = fields.as_object_mut() {

@@ -110,7 +110,8 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
             lines = slots.into_iter().map(Line::new).collect();
         }
         counts.batches += 1;
-        let work = batch::Work { ctx, lease: &claimed.lease, server: &server, sender: &sender, campaign: &content, deadline };
+        let work =
+            batch::Work { ctx, lease: &claimed.lease, server: &server, sender: &sender, campaign: &content, deadline };
         let report = Box::pin(batch::run(&work, &mut lines)).await;
         counts += report.counts;
         let not_before = carry_out(ctx, &account, &claimed, report.stop.as_ref()).await?;
@@ -171,12 +172,7 @@ async fn carry_out(
 }
 
 /// Releases the batch, and rings it again for the moment when something in it is due.
-async fn give_back(
-    ctx: &Ctx,
-    claimed: &Claimed,
-    not_before: Option<DateTime<Utc>>,
-    progressed: bool,
-) -> Result<()> {
+async fn give_back(ctx: &Ctx, claimed: &Claimed, not_before: Option<DateTime<Utc>>, progressed: bool) -> Result<()> {
     let batch_id = claimed.lease.batch_id;
     match batches::release(&ctx.db, &claimed.lease, not_before, progressed).await.context("release the batch")? {
         Released::Finished => tracing::debug!(batch.id = batch_id, "batch {batch_id} is finished"),

@@ -10,9 +10,7 @@ use local_cloud::lambda::{Lambda, LambdaFunction, LambdaOptions};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let executable = std::env::args()
-        .nth(1)
-        .context("usage: probe-host EXECUTABLE [UID]")?;
+    let executable = std::env::args().nth(1).context("usage: probe-host EXECUTABLE [UID]")?;
     let uid = std::env::args().nth(2).map(|uid| uid.parse()).transpose()?;
     let function = Function {
         logical_id: "Probe".to_owned(),
@@ -22,31 +20,17 @@ async fn main() -> anyhow::Result<()> {
         memory_mib: 128,
         environment: BTreeMap::new(),
         reserved_concurrency: None,
-        on_async_failure: AsyncFailure {
-            max_retries: 0,
-            max_age: Duration::from_secs(60),
-            destination: None,
-        },
+        on_async_failure: AsyncFailure { max_retries: 0, max_age: Duration::from_secs(60), destination: None },
         invoke_at_start: false,
         event_sources: Vec::new(),
         schedules: Vec::new(),
         routes: Vec::new(),
     };
-    let functions = vec![LambdaFunction {
-        function,
-        executable: executable.into(),
-    }];
-    let options = LambdaOptions {
-        run_as: uid.map(|uid| (uid, uid)),
-        ..LambdaOptions::default()
-    };
+    let functions = vec![LambdaFunction { function, executable: executable.into() }];
+    let options = LambdaOptions { run_as: uid.map(|uid| (uid, uid)), ..LambdaOptions::default() };
     let lambda = Lambda::start(functions, options).await?;
     let sleeper = lambda.clone();
-    tokio::spawn(async move {
-        sleeper
-            .invoke("Probe", r#"{"do":"sleep","ms":500000}"#.into())
-            .await
-    });
+    tokio::spawn(async move { sleeper.invoke("Probe", r#"{"do":"sleep","ms":500000}"#.into()).await });
     while lambda.activity()[0].running == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

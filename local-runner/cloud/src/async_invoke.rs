@@ -26,8 +26,7 @@ mod store;
 pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
 
 /// Sends a record (body) to the queue with that ARN.
-pub type Destination =
-    Arc<dyn Fn(String, String) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
+pub type Destination = Arc<dyn Fn(String, String) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
 
 /// Waiting times; the defaults are AWS's.
 #[derive(Debug, Clone)]
@@ -85,9 +84,7 @@ struct Shared {
 
 impl fmt::Debug for AsyncInvoker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AsyncInvoker")
-            .field("store", &self.0.store)
-            .finish_non_exhaustive()
+        f.debug_struct("AsyncInvoker").field("store", &self.0.store).finish_non_exhaustive()
     }
 }
 
@@ -104,13 +101,7 @@ impl AsyncInvoker {
         options: AsyncOptions,
     ) -> anyhow::Result<Self> {
         let store = Store::connect(redis_url, prefix)?;
-        Ok(Self(Arc::new(Shared {
-            store,
-            lambda,
-            destination,
-            options,
-            submitted: Notify::new(),
-        })))
+        Ok(Self(Arc::new(Shared { store, lambda, destination, options, submitted: Notify::new() })))
     }
 
     /// Accepts an invocation: once this returns, it survives the end of the runner.
@@ -122,11 +113,7 @@ impl AsyncInvoker {
         let payload = check_payload(payload, MAX_PAYLOAD_BYTES)?;
         let known = shared.lambda.find(function)?;
         let request_id = RequestId::random();
-        shared
-            .store
-            .add(request_id, &known.logical_id, &payload)
-            .await
-            .map_err(SubmitError::Store)?;
+        shared.store.add(request_id, &known.logical_id, &payload).await.map_err(SubmitError::Store)?;
         shared.submitted.notify_one();
         Ok(request_id)
     }
@@ -155,11 +142,7 @@ impl AsyncInvoker {
                         running.spawn(Arc::clone(&shared).process(entry));
                     }
                     // A full house is looked at again soon, for the room that comes free.
-                    if room == 0 {
-                        shared.options.poll
-                    } else {
-                        claimed.next_due.min(shared.options.poll)
-                    }
+                    if room == 0 { shared.options.poll } else { claimed.next_due.min(shared.options.poll) }
                 }
                 Err(error) => {
                     if failing.is_none() {
@@ -188,10 +171,7 @@ impl Shared {
             loop {
                 period.tick().await;
                 if let Err(error) = self.store.renew(&entry, self.options.lease).await {
-                    tracing::debug!(
-                        "the lease of invocation {} was not renewed: {error:#}",
-                        entry.request_id
-                    );
+                    tracing::debug!("the lease of invocation {} was not renewed: {error:#}", entry.request_id);
                 }
             }
         };
@@ -201,10 +181,7 @@ impl Shared {
         };
         if let Err(error) = done {
             // The lease expires and brings the invocation back.
-            tracing::warn!(
-                "asynchronous invocation {} will run again: {error:#}",
-                entry.request_id
-            );
+            tracing::warn!("asynchronous invocation {} will run again: {error:#}", entry.request_id);
         }
         self.submitted.notify_one();
     }
@@ -213,20 +190,10 @@ impl Shared {
         let Some(function) = self.lambda.function(&entry.function).cloned() else {
             if entry.age > Duration::from_secs(6 * 3600) {
                 let (id, name) = (entry.request_id, &entry.function);
-                tracing::error!(
-                    "giving up asynchronous invocation {id}: function {name} is not in the template"
-                );
+                tracing::error!("giving up asynchronous invocation {id}: function {name} is not in the template");
                 return self.store.finish(entry).await;
             }
-            return self
-                .store
-                .put_off(
-                    entry,
-                    entry.failures,
-                    entry.throttles,
-                    self.options.max_throttle_delay,
-                )
-                .await;
+            return self.store.put_off(entry, entry.failures, entry.throttles, self.options.max_throttle_delay).await;
         };
         if let Some(record) = &entry.record {
             return self.give_up(entry, &function, record).await;
@@ -240,24 +207,14 @@ impl Shared {
             let record = record::body(entry, &function.arn(), Condition::EventAgeExceeded, None);
             return self.give_up(entry, &function, &record).await;
         }
-        let request = Request {
-            request_id: entry.request_id,
-            ..Request::new(entry.payload.clone())
-        };
+        let request = Request { request_id: entry.request_id, ..Request::new(entry.payload.clone()) };
         match self.lambda.invoke_as(&entry.function, request).await {
             Ok(invoked @ Invoked { error: Some(_), .. }) => {
                 let failures = entry.failures + 1;
                 if failures > failure.max_retries {
-                    let counted = Entry {
-                        failures,
-                        ..entry.clone()
-                    };
-                    let record = record::body(
-                        &counted,
-                        &function.arn(),
-                        Condition::RetriesExhausted,
-                        Some(&invoked.payload),
-                    );
+                    let counted = Entry { failures, ..entry.clone() };
+                    let record =
+                        record::body(&counted, &function.arn(), Condition::RetriesExhausted, Some(&invoked.payload));
                     return self.give_up(entry, &function, &record).await;
                 }
                 let delay = self.options.retry_delays[usize::from(failures > 1)];
@@ -266,15 +223,11 @@ impl Shared {
             Ok(_) => self.store.finish(entry).await,
             Err(InvokeError::Throttled) => {
                 let delay = self.throttle_delay(entry.throttles);
-                self.store
-                    .put_off(entry, entry.failures, entry.throttles + 1, delay)
-                    .await
+                self.store.put_off(entry, entry.failures, entry.throttles + 1, delay).await
             }
             Err(InvokeError::ShuttingDown) => {
                 // Not the function's fault: it counts as no attempt, and the next runner takes it at once.
-                self.store
-                    .put_off(entry, entry.failures, entry.throttles, Duration::ZERO)
-                    .await
+                self.store.put_off(entry, entry.failures, entry.throttles, Duration::ZERO).await
             }
             Err(
                 error @ (InvokeError::UnknownFunction { .. }
@@ -282,12 +235,8 @@ impl Shared {
                 | InvokeError::TooLarge { .. }),
             ) => {
                 // `submit` checked all three; only a changed template or foreign hands in Redis lead here.
-                tracing::error!(
-                    "asynchronous invocation {} cannot run: {error}",
-                    entry.request_id
-                );
-                let record =
-                    record::body(entry, &function.arn(), Condition::RetriesExhausted, None);
+                tracing::error!("asynchronous invocation {} cannot run: {error}", entry.request_id);
+                let record = record::body(entry, &function.arn(), Condition::RetriesExhausted, None);
                 self.give_up(entry, &function, &record).await
             }
         }
@@ -295,25 +244,15 @@ impl Shared {
 
     fn throttle_delay(&self, throttles: u32) -> Duration {
         let factor = 2_u32.saturating_pow(throttles);
-        self.options
-            .throttle_delay
-            .saturating_mul(factor)
-            .min(self.options.max_throttle_delay)
+        self.options.throttle_delay.saturating_mul(factor).min(self.options.max_throttle_delay)
     }
 
     /// Hands the invocation to its destination and forgets it. The record is kept first, so that a destination that
     /// does not answer leads to another try of the destination, not of the function.
-    async fn give_up(
-        &self,
-        entry: &Entry,
-        function: &crate::bundle::Function,
-        record: &str,
-    ) -> anyhow::Result<()> {
+    async fn give_up(&self, entry: &Entry, function: &crate::bundle::Function, record: &str) -> anyhow::Result<()> {
         let Some(queue) = &function.on_async_failure.destination else {
             let (id, name) = (entry.request_id, &function.logical_id);
-            tracing::error!(
-                "asynchronous invocation {id} of {name} failed for good and has no OnFailure destination"
-            );
+            tracing::error!("asynchronous invocation {id} of {name} failed for good and has no OnFailure destination");
             return self.store.finish(entry).await;
         };
         if entry.record.is_none() {
@@ -323,12 +262,8 @@ impl Shared {
             Ok(()) => self.store.finish(entry).await,
             Err(error) => {
                 let (id, delay) = (entry.request_id, self.throttle_delay(entry.throttles));
-                tracing::warn!(
-                    "the failure record of invocation {id} did not reach {queue}, trying again: {error:#}"
-                );
-                self.store
-                    .put_off(entry, entry.failures, entry.throttles + 1, delay)
-                    .await
+                tracing::warn!("the failure record of invocation {id} did not reach {queue}, trying again: {error:#}");
+                self.store.put_off(entry, entry.failures, entry.throttles + 1, delay).await
             }
         }
     }

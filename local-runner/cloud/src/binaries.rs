@@ -63,12 +63,7 @@ pub async fn build(project: &Path, names: &[&str]) -> Result<Executables, Binari
     let cargo = PathBuf::from(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let mut command = Command::new(&cargo);
     command
-        .args([
-            "build",
-            "--workspace",
-            "--message-format",
-            "json-render-diagnostics",
-        ])
+        .args(["build", "--workspace", "--message-format", "json-render-diagnostics"])
         .args(names.iter().flat_map(|name| ["--bin", *name]))
         .current_dir(project)
         .env("SQLX_OFFLINE", "true")
@@ -76,10 +71,7 @@ pub async fn build(project: &Path, names: &[&str]) -> Result<Executables, Binari
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
-    let failed = |source| BinariesError::NoCargo {
-        cargo: cargo.clone(),
-        source,
-    };
+    let failed = |source| BinariesError::NoCargo { cargo: cargo.clone(), source };
     let mut child = command.spawn().map_err(failed)?;
     let mut found = Executables::new();
     if let Some(stdout) = child.stdout.take() {
@@ -93,25 +85,17 @@ pub async fn build(project: &Path, names: &[&str]) -> Result<Executables, Binari
     if !child.wait().await.map_err(failed)?.success() {
         return Err(BinariesError::Build);
     }
-    pick(names, "what cargo has built", |name| {
-        found.get(name).cloned()
-    })
+    pick(names, "what cargo has built", |name| found.get(name).cloned())
 }
 
 /// Takes prebuilt binaries from a folder: `<dir>/<name>`, or `<dir>/<name>/bootstrap` as `cargo lambda` lays them out.
 pub fn prebuilt(dir: &Path, names: &[&str]) -> Result<Executables, BinariesError> {
-    let dir = dir.canonicalize().map_err(|source| BinariesError::Io {
-        action: "find",
-        path: dir.to_owned(),
-        source,
-    })?;
+    let dir =
+        dir.canonicalize().map_err(|source| BinariesError::Io { action: "find", path: dir.to_owned(), source })?;
     pick(names, &dir.display().to_string(), |name| {
         [dir.join(name), dir.join(name).join("bootstrap")]
             .into_iter()
-            .find(|file| {
-                fs::metadata(file)
-                    .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
-            })
+            .find(|file| fs::metadata(file).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0))
     })
 }
 
@@ -144,20 +128,11 @@ fn publish_one(dir: &Path, name: &str, original: &Path) -> io::Result<PathBuf> {
     let mut source = fs::File::open(original)?;
     let mut hasher = HashingWriter(Sha256::new());
     io::copy(&mut source, &mut hasher)?;
-    let hash: String = hasher
-        .0
-        .finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash: String = hasher.0.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let copy = dir.join(format!("{name}-{hash}"));
     if !copy.exists() {
         // `fs::copy` closes the file before it gets its name, so that nobody meets "text file busy".
-        let temporary = tempfile::Builder::new()
-            .prefix(".copy-")
-            .tempfile_in(dir)?
-            .into_temp_path();
+        let temporary = tempfile::Builder::new().prefix(".copy-").tempfile_in(dir)?.into_temp_path();
         fs::copy(original, &temporary)?;
         fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755))?;
         temporary.persist(&copy)?;
@@ -178,18 +153,12 @@ impl io::Write for HashingWriter {
     }
 }
 
-fn pick(
-    names: &[&str],
-    place: &str,
-    find: impl Fn(&str) -> Option<PathBuf>,
-) -> Result<Executables, BinariesError> {
+fn pick(names: &[&str], place: &str, find: impl Fn(&str) -> Option<PathBuf>) -> Result<Executables, BinariesError> {
     names
         .iter()
         .map(|name| {
-            let file = find(name).ok_or_else(|| BinariesError::NotFound {
-                name: (*name).to_owned(),
-                place: place.to_owned(),
-            })?;
+            let file = find(name)
+                .ok_or_else(|| BinariesError::NotFound { name: (*name).to_owned(), place: place.to_owned() })?;
             Ok(((*name).to_owned(), file))
         })
         .collect()
@@ -211,8 +180,7 @@ struct Target {
 /// Name and path of a binary that a message of cargo announces.
 fn executable(message: &str) -> Option<(String, PathBuf)> {
     let artifact: Artifact = serde_json::from_str(message).ok()?;
-    let is_binary = artifact.reason == "compiler-artifact"
-        && artifact.target.kind.iter().any(|kind| kind == "bin");
+    let is_binary = artifact.reason == "compiler-artifact" && artifact.target.kind.iter().any(|kind| kind == "bin");
     is_binary.then_some((artifact.target.name, artifact.executable?))
 }
 
@@ -231,18 +199,14 @@ mod tests {
     async fn a_workspace_is_built_and_its_executables_are_found() {
         let project = tempfile::tempdir().unwrap();
         fs::create_dir(project.path().join("src")).unwrap();
-        let manifest =
-            "[workspace]\n[package]\nname = \"job\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+        let manifest = "[workspace]\n[package]\nname = \"job\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
         fs::write(project.path().join("Cargo.toml"), manifest).unwrap();
         fs::write(project.path().join("src/main.rs"), "fn main() {}").unwrap();
         let built = build(project.path(), &["job"]).await.unwrap();
         assert!(built["job"].is_file());
 
         fs::write(project.path().join("src/main.rs"), "fn main() { 1 }").unwrap();
-        assert!(matches!(
-            build(project.path(), &["job"]).await,
-            Err(BinariesError::Build)
-        ));
+        assert!(matches!(build(project.path(), &["job"]).await, Err(BinariesError::Build)));
     }
 
     #[test]
@@ -263,20 +227,14 @@ mod tests {
             return;
         }
         let open = fs::Permissions::from_mode(0o711);
-        let dir = tempfile::Builder::new()
-            .permissions(open)
-            .tempdir()
-            .unwrap();
+        let dir = tempfile::Builder::new().permissions(open).tempdir().unwrap();
         let state = State::open_dir(dir.path()).unwrap();
         let original = dir.path().join("private/job");
         script(&original, "one");
         let originals = Executables::from([("job".to_owned(), original.clone())]);
         let first = publish(&state, originals.clone()).unwrap();
         assert_eq!(publish(&state, originals.clone()).unwrap(), first);
-        assert_eq!(
-            fs::metadata(&first["job"]).unwrap().permissions().mode() & 0o777,
-            0o755
-        );
+        assert_eq!(fs::metadata(&first["job"]).unwrap().permissions().mode() & 0o777, 0o755);
 
         script(&original, "two");
         let second = publish(&state, originals).unwrap();

@@ -19,15 +19,13 @@ pub struct Answer {
 /// Invokes a function through the Invoke API at `endpoint` and waits for its answer.
 pub async fn invoke(endpoint: &str, function: &str, payload: String) -> Result<Answer> {
     let uri = format!("{endpoint}/2015-03-31/functions/{function}/invocations");
-    let request = Request::post(&uri).body(Full::new(Bytes::from(payload))).with_context(|| format!("invoke {function}"))?;
+    let request =
+        Request::post(&uri).body(Full::new(Bytes::from(payload))).with_context(|| format!("invoke {function}"))?;
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let response = client.request(request).await.with_context(|| format!("reach the runner at {endpoint}"))?;
     let status = response.status();
-    let function_error = response
-        .headers()
-        .get("x-amz-function-error")
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
+    let function_error =
+        response.headers().get("x-amz-function-error").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let body = response.into_body().collect().await.context("read the answer")?.to_bytes();
     let body = String::from_utf8_lossy(&body).into_owned();
     if status != StatusCode::OK {

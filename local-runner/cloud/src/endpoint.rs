@@ -26,10 +26,7 @@ pub fn router(sqs: Sqs, lambda_routes: Router) -> Router {
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(sqs);
     // The fallback comes last, so that it also stands in for methods that a path does not have.
-    lambda_routes
-        .merge(queues)
-        .fallback(unknown)
-        .method_not_allowed_fallback(unknown)
+    lambda_routes.merge(queues).fallback(unknown).method_not_allowed_fallback(unknown)
 }
 
 async fn call(State(sqs): State<Sqs>, request: Request) -> Response {
@@ -42,26 +39,18 @@ async fn call(State(sqs): State<Sqs>, request: Request) -> Response {
         Err(rejection) => json_error(
             rejection.status(),
             "com.amazon.coral.service#SerializationException",
-            &format!(
-                "The request body cannot be read: {}.",
-                rejection.body_text()
-            ),
+            &format!("The request body cannot be read: {}.", rejection.body_text()),
         ),
     }
 }
 
 /// What follows `AmazonSQS.` in the target.
 fn operation(headers: &HeaderMap) -> Result<String, Box<Response>> {
-    let target = headers
-        .get("x-amz-target")
-        .and_then(|value| value.to_str().ok());
+    let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok());
     if let Some(operation) = target.and_then(|target| target.strip_prefix("AmazonSQS.")) {
         return Ok(operation.to_owned());
     }
-    let content_type = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     Err(Box::new(match target {
         Some(target) => json_error(
             StatusCode::BAD_REQUEST,
@@ -86,12 +75,7 @@ fn unknown_operation() -> Response {
 
 fn json_error(status: StatusCode, kind: &str, message: &str) -> Response {
     let body = serde_json::json!({"__type": kind, "message": message}).to_string();
-    (
-        status,
-        [(header::CONTENT_TYPE, "application/x-amz-json-1.0")],
-        body,
-    )
-        .into_response()
+    (status, [(header::CONTENT_TYPE, "application/x-amz-json-1.0")], body).into_response()
 }
 
 /// An error that clients of the older Query protocol can show.
@@ -99,10 +83,5 @@ fn xml_error(code: &str, message: &str) -> Response {
     let body = format!(
         "<?xml version=\"1.0\"?><ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
     );
-    (
-        StatusCode::BAD_REQUEST,
-        [(header::CONTENT_TYPE, "text/xml")],
-        body,
-    )
-        .into_response()
+    (StatusCode::BAD_REQUEST, [(header::CONTENT_TYPE, "text/xml")], body).into_response()
 }

@@ -73,21 +73,14 @@ pub async fn run<I: Invoke>(
     drain: Duration,
 ) {
     if !source.enabled {
-        tracing::info!(
-            mapping = source.id,
-            "event source mapping {} is disabled",
-            source.id
-        );
+        tracing::info!(mapping = source.id, "event source mapping {} is disabled", source.id);
         return;
     }
     let mapping = Arc::new(Mapping {
         queue: queue_name(&source.queue_arn).to_owned(),
         function_arn: function.arn(),
         reports_item_failures: source.reports_item_failures,
-        pace: Pace::new(pace::ceiling(
-            source.max_concurrency,
-            function.reserved_concurrency,
-        )),
+        pace: Pace::new(pace::ceiling(source.max_concurrency, function.reserved_concurrency)),
         id: source.id.clone(),
         sqs,
         invoke,
@@ -99,11 +92,7 @@ pub async fn run<I: Invoke>(
             Ok(visibility) => {
                 outage.over(&mapping.id);
                 if let Err(error) = check(&source, &function, visibility) {
-                    tracing::error!(
-                        mapping = source.id,
-                        "event source mapping {} is refused: {error}",
-                        source.id
-                    );
+                    tracing::error!(mapping = source.id, "event source mapping {} is refused: {error}", source.id);
                     return;
                 }
                 break;
@@ -120,10 +109,7 @@ pub async fn run<I: Invoke>(
 impl<I: Invoke> Mapping<I> {
     async fn visibility(&self) -> sqs::Result<Duration> {
         let attributes = self.sqs.attributes(&self.queue).await?;
-        let seconds = attributes
-            .get("VisibilityTimeout")
-            .and_then(|text| text.parse().ok())
-            .unwrap_or_default();
+        let seconds = attributes.get("VisibilityTimeout").and_then(|text| text.parse().ok()).unwrap_or_default();
         Ok(Duration::from_secs(seconds))
     }
 
@@ -176,11 +162,7 @@ impl<I: Invoke> Mapping<I> {
 
     fn report(&self, ended: Result<(), tokio::task::JoinError>) {
         if let Err(error) = ended {
-            tracing::error!(
-                mapping = self.id,
-                "an invocation for {} was lost: {error}",
-                self.id
-            );
+            tracing::error!(mapping = self.id, "an invocation for {} was lost: {error}", self.id);
         }
     }
 
@@ -219,11 +201,7 @@ impl<I: Invoke> Mapping<I> {
                 );
             }
             Verdict::Failure(reason) => {
-                tracing::warn!(
-                    mapping = self.id,
-                    "{}: {count} messages failed and will come back: {reason}",
-                    self.id
-                );
+                tracing::warn!(mapping = self.id, "{}: {count} messages failed and will come back: {reason}", self.id);
             }
         }
         self.delete(&batch, &verdict).await;
@@ -234,10 +212,7 @@ impl<I: Invoke> Mapping<I> {
         let payload = batch.payload();
         let mut pause = FIRST_PAUSE;
         loop {
-            let outcome = self
-                .invoke
-                .invoke(&self.function_arn, payload.clone())
-                .await;
+            let outcome = self.invoke.invoke(&self.function_arn, payload.clone()).await;
             if outcome != Outcome::Throttled {
                 return Some(outcome);
             }
@@ -261,20 +236,13 @@ impl<I: Invoke> Mapping<I> {
 
     /// Tries again while Redis is down and the messages are invisible; after that they come back and run a second time.
     async fn delete(&self, batch: &Batch, verdict: &Verdict) {
-        let finished = || {
-            batch
-                .records
-                .iter()
-                .map(|record| &record.received)
-                .filter(|received| verdict.finished(&received.id))
-        };
+        let finished =
+            || batch.records.iter().map(|record| &record.received).filter(|received| verdict.finished(&received.id));
         let mut pause = FIRST_PAUSE;
         loop {
             match self.sqs.delete(&self.queue, finished()).await {
                 Ok(()) => return,
-                Err(SqsError::Unavailable { .. })
-                    if Instant::now() + pause < batch.visible_again =>
-                {
+                Err(SqsError::Unavailable { .. }) if Instant::now() + pause < batch.visible_again => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -316,10 +284,7 @@ impl Outage {
 
     fn over(&mut self, mapping: &str) {
         if self.pause.take().is_some() {
-            tracing::info!(
-                mapping,
-                "event source mapping {mapping} reaches its queue again"
-            );
+            tracing::info!(mapping, "event source mapping {mapping} reaches its queue again");
         }
     }
 }

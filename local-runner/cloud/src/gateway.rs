@@ -42,28 +42,13 @@ pub fn router(routes: Vec<(bundle::Function, bundle::Route)>, lambda: Lambda) ->
 }
 
 /// Like [`router`], with another limit than AWS's 30 seconds for one request.
-pub fn with_timeout(
-    routes: Vec<(bundle::Function, bundle::Route)>,
-    lambda: Lambda,
-    timeout: Duration,
-) -> Router {
-    let routes = Routes::new(
-        routes
-            .into_iter()
-            .map(|(function, route)| (route, function.logical_id)),
-    );
-    Router::new().fallback(serve).with_state(Arc::new(Gateway {
-        routes,
-        lambda,
-        timeout,
-    }))
+pub fn with_timeout(routes: Vec<(bundle::Function, bundle::Route)>, lambda: Lambda, timeout: Duration) -> Router {
+    let routes = Routes::new(routes.into_iter().map(|(function, route)| (route, function.logical_id)));
+    Router::new().fallback(serve).with_state(Arc::new(Gateway { routes, lambda, timeout }))
 }
 
 async fn serve(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
-    gateway
-        .answer(request)
-        .await
-        .unwrap_or_else(|refusal| refusal.into_response())
+    gateway.answer(request).await.unwrap_or_else(|refusal| refusal.into_response())
 }
 
 /// What API Gateway answers in place of a function.
@@ -87,33 +72,21 @@ impl IntoResponse for Refusal {
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable"),
             Self::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "Gateway Timeout"),
         };
-        (
-            status,
-            [(header::CONTENT_TYPE, "application/json")],
-            json!({"message": message}).to_string(),
-        )
-            .into_response()
+        (status, [(header::CONTENT_TYPE, "application/json")], json!({"message": message}).to_string()).into_response()
     }
 }
 
 impl Gateway {
     async fn answer(&self, request: Request) -> Result<Response, Refusal> {
         let (parts, body) = request.into_parts();
-        let matched = self
-            .routes
-            .find(parts.method.as_str(), parts.uri.path())
-            .ok_or(Refusal::NoRoute)?;
+        let matched = self.routes.find(parts.method.as_str(), parts.uri.path()).ok_or(Refusal::NoRoute)?;
         let body = read(body).await?;
         let peer = parts
             .extensions
             .get::<ConnectInfo<SocketAddr>>()
-            .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(address)| {
-                address.ip()
-            });
+            .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |ConnectInfo(address)| address.ip());
         let event = event::of(&parts, &body, &matched, &Client::new(peer, &parts));
-        let invocation = self
-            .lambda
-            .invoke(matched.function, event.to_string().into());
+        let invocation = self.lambda.invoke(matched.function, event.to_string().into());
         // A function that takes longer goes on, as on AWS; only nobody waits any more.
         let invoked = match tokio::time::timeout(self.timeout, invocation).await {
             Ok(Ok(invoked)) => invoked,
@@ -138,9 +111,7 @@ fn refusal(error: &InvokeError) -> Refusal {
     match error {
         InvokeError::Throttled | InvokeError::ShuttingDown => Refusal::Unavailable,
         InvokeError::TooLarge { .. } => Refusal::BodyTooLarge,
-        InvokeError::UnknownFunction { .. } | InvokeError::NotJson { .. } => {
-            Refusal::FunctionFailed
-        }
+        InvokeError::UnknownFunction { .. } | InvokeError::NotJson { .. } => Refusal::FunctionFailed,
     }
 }
 

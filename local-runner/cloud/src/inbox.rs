@@ -110,14 +110,10 @@ impl Inbox {
     /// Listens, and serves in the background until [`Inbox::shutdown`] or until the value is dropped.
     pub async fn start(options: InboxOptions) -> Result<Self, InboxError> {
         let store = Store::open(&options.dir)?;
-        let listener = listen(options.address).map_err(|source| InboxError::Listen {
-            address: options.address,
-            source,
-        })?;
-        let address = listener.local_addr().map_err(|source| InboxError::Listen {
-            address: options.address,
-            source,
-        })?;
+        let listener =
+            listen(options.address).map_err(|source| InboxError::Listen { address: options.address, source })?;
+        let address =
+            listener.local_addr().map_err(|source| InboxError::Listen { address: options.address, source })?;
         let shutdown = CancellationToken::new();
         let tasks = TaskTracker::new();
         let rules = Arc::new(Rules::new(options.rules.clone()));
@@ -131,11 +127,7 @@ impl Inbox {
         };
         tasks.spawn(server.run());
         tasks.close();
-        Ok(Self {
-            address,
-            shutdown,
-            tasks,
-        })
+        Ok(Self { address, shutdown, tasks })
     }
 
     /// Where it listens.
@@ -157,11 +149,7 @@ impl Drop for Inbox {
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)

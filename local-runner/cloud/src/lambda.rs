@@ -147,13 +147,7 @@ pub struct Request {
 impl Request {
     /// A new invocation with this event.
     pub fn new(payload: Bytes) -> Self {
-        Self {
-            payload,
-            request_id: RequestId::random(),
-            client_context: None,
-            qualifier: None,
-            trace_id: None,
-        }
+        Self { payload, request_id: RequestId::random(), client_context: None, qualifier: None, trace_id: None }
     }
 }
 
@@ -193,50 +187,31 @@ impl Lambda {
     ///
     /// # Errors
     /// When two functions share a name, or functions shall run as another user without root's rights.
-    pub async fn start(
-        functions: Vec<LambdaFunction>,
-        options: LambdaOptions,
-    ) -> anyhow::Result<Self> {
+    pub async fn start(functions: Vec<LambdaFunction>, options: LambdaOptions) -> anyhow::Result<Self> {
         if options.run_as.is_some() && !nix::unistd::geteuid().is_root() {
             anyhow::bail!("functions can only run as another user when the runner is root");
         }
         let mut names = std::collections::BTreeSet::new();
         for LambdaFunction { function, .. } in &functions {
             if !names.insert(&function.name) {
-                anyhow::bail!(
-                    "two functions are named {}; change one FunctionName in the template",
-                    function.name
-                );
+                anyhow::bail!("two functions are named {}; change one FunctionName in the template", function.name);
             }
         }
         let stop = CancellationToken::new();
         let pools: Vec<_> = functions
             .into_iter()
-            .map(
-                |LambdaFunction {
-                     function,
-                     executable,
-                 }| {
-                    let concurrency = function
-                        .reserved_concurrency
-                        .unwrap_or(options.default_concurrency);
-                    let blueprint = Blueprint {
-                        function,
-                        // The process starts in the executable's folder, where a relative path would mean something else.
-                        executable: std::path::absolute(&executable).unwrap_or(executable),
-                        extra_env: options.extra_env.clone(),
-                        run_as: options.run_as,
-                        log: options.log.clone(),
-                    };
-                    Arc::new(Pool::new(
-                        blueprint,
-                        concurrency,
-                        options.init_limit,
-                        options.max_invocations,
-                        stop.clone(),
-                    ))
-                },
-            )
+            .map(|LambdaFunction { function, executable }| {
+                let concurrency = function.reserved_concurrency.unwrap_or(options.default_concurrency);
+                let blueprint = Blueprint {
+                    function,
+                    // The process starts in the executable's folder, where a relative path would mean something else.
+                    executable: std::path::absolute(&executable).unwrap_or(executable),
+                    extra_env: options.extra_env.clone(),
+                    run_as: options.run_as,
+                    log: options.log.clone(),
+                };
+                Arc::new(Pool::new(blueprint, concurrency, options.init_limit, options.max_invocations, stop.clone()))
+            })
             .collect();
         let swept = pools.clone();
         let idle_limit = options.idle_limit;
@@ -250,12 +225,7 @@ impl Lambda {
             }
         })
         .abort_handle();
-        Ok(Self(Arc::new(State {
-            pools,
-            invocations: TaskTracker::new(),
-            stop,
-            sweeper,
-        })))
+        Ok(Self(Arc::new(State { pools, invocations: TaskTracker::new(), stop, sweeper })))
     }
 
     /// Invokes a function, named by logical id, name or ARN, and waits for its result. The invocation goes on when the
@@ -271,24 +241,15 @@ impl Lambda {
     ///
     /// # Errors
     /// When it did not reach the function.
-    pub async fn invoke_as(
-        &self,
-        function: &str,
-        request: Request,
-    ) -> Result<Invoked, InvokeError> {
+    pub async fn invoke_as(&self, function: &str, request: Request) -> Result<Invoked, InvokeError> {
         let pool = self.pool(function)?;
-        let request = Request {
-            payload: check_payload(request.payload, MAX_PAYLOAD_BYTES)?,
-            ..request
-        };
+        let request = Request { payload: check_payload(request.payload, MAX_PAYLOAD_BYTES)?, ..request };
         if self.0.invocations.is_closed() {
             return Err(InvokeError::ShuttingDown);
         }
         let permit = pool.permit()?;
         let (reply, invoked) = tokio::sync::oneshot::channel();
-        self.0
-            .invocations
-            .spawn(Arc::clone(pool).run(permit, request, reply));
+        self.0.invocations.spawn(Arc::clone(pool).run(permit, request, reply));
         invoked.await.map_err(|_| InvokeError::ShuttingDown)
     }
 
@@ -309,28 +270,15 @@ impl Lambda {
     /// Takes no further invocations, waits for running ones up to `grace`, kills what still runs and stops all sandboxes.
     pub async fn shutdown(&self, grace: Duration) {
         self.0.invocations.close();
-        if tokio::time::timeout(grace, self.0.invocations.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                grace_seconds = grace.as_secs(),
-                "killing {} running invocations",
-                self.0.invocations.len()
-            );
+        if tokio::time::timeout(grace, self.0.invocations.wait()).await.is_err() {
+            tracing::warn!(grace_seconds = grace.as_secs(), "killing {} running invocations", self.0.invocations.len());
             self.0.stop.cancel();
             self.0.invocations.wait().await;
         }
         // Also for an invocation that slipped in while the door was closing.
         self.0.stop.cancel();
         self.0.sweeper.abort();
-        futures_util::future::join_all(
-            self.0
-                .pools
-                .iter()
-                .map(|pool| pool.retire_idle(Duration::ZERO)),
-        )
-        .await;
+        futures_util::future::join_all(self.0.pools.iter().map(|pool| pool.retire_idle(Duration::ZERO))).await;
     }
 
     fn pool(&self, function: &str) -> Result<&Arc<Pool>, InvokeError> {
@@ -339,12 +287,7 @@ impl Lambda {
             .pools
             .iter()
             .find(|pool| pool.function().name == name)
-            .or_else(|| {
-                self.0
-                    .pools
-                    .iter()
-                    .find(|pool| pool.function().logical_id == name)
-            })
+            .or_else(|| self.0.pools.iter().find(|pool| pool.function().logical_id == name))
             .ok_or_else(|| InvokeError::UnknownFunction {
                 arn: format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}"),
             })
@@ -370,9 +313,7 @@ pub(crate) fn check_payload(payload: Bytes, limit: usize) -> Result<Bytes, Invok
     }
     match serde_json::from_slice::<IgnoredAny>(&payload) {
         Ok(_) => Ok(payload),
-        Err(error) => Err(InvokeError::NotJson {
-            reason: error.to_string(),
-        }),
+        Err(error) => Err(InvokeError::NotJson { reason: error.to_string() }),
     }
 }
 
@@ -396,17 +337,8 @@ mod tests {
 
     #[test]
     fn an_event_must_be_json_of_allowed_size_and_nothing_stands_for_an_empty_object() {
-        assert_eq!(
-            check_payload(Bytes::new(), 10),
-            Ok(Bytes::from_static(b"{}"))
-        );
-        assert!(matches!(
-            check_payload(Bytes::from_static(b"{"), 10),
-            Err(InvokeError::NotJson { .. })
-        ));
-        assert_eq!(
-            check_payload(Bytes::from_static(b"\"12345678\""), 9),
-            Err(InvokeError::TooLarge { limit: 9 })
-        );
+        assert_eq!(check_payload(Bytes::new(), 10), Ok(Bytes::from_static(b"{}")));
+        assert!(matches!(check_payload(Bytes::from_static(b"{"), 10), Err(InvokeError::NotJson { .. })));
+        assert_eq!(check_payload(Bytes::from_static(b"\"12345678\""), 9), Err(InvokeError::TooLarge { limit: 9 }));
     }
 }

@@ -210,7 +210,8 @@ impl Runner {
         gateway_url: &str,
     ) -> Result<BTreeMap<String, String>> {
         let mut values = options.parameters.clone();
-        for parameter in template.parameters().iter().filter(|parameter| !options.parameters.contains_key(&parameter.name))
+        for parameter in
+            template.parameters().iter().filter(|parameter| !options.parameters.contains_key(&parameter.name))
         {
             let provided = options.provided.iter().find(|(name, _)| *name == parameter.name);
             let value = match provided {
@@ -298,7 +299,8 @@ impl Parts {
         self.lambda.shutdown(grace).await;
         self.listeners.cancel();
         self.inbox.shutdown().await;
-        let ended = tokio::time::timeout(Duration::from_secs(5), async { while self.tasks.join_next().await.is_some() {} });
+        let ended =
+            tokio::time::timeout(Duration::from_secs(5), async { while self.tasks.join_next().await.is_some() {} });
         if ended.await.is_err() {
             self.tasks.abort_all();
         }
@@ -362,7 +364,8 @@ async fn executables(state: &State, bundle: &Bundle, options: &RunnerOptions) ->
         .functions
         .iter()
         .map(|function| {
-            let executable = executables.get(&function.binary).with_context(|| format!("no binary {}", function.binary))?;
+            let executable =
+                executables.get(&function.binary).with_context(|| format!("no binary {}", function.binary))?;
             Ok(LambdaFunction { function: function.clone(), executable: executable.clone() })
         })
         .collect()

@@ -85,11 +85,7 @@ enum Phase {
     Starting,
     InitFailed(ReportedError),
     Ready,
-    Running {
-        request_id: String,
-        deadline: Instant,
-        reply: oneshot::Sender<Answer>,
-    },
+    Running { request_id: String, deadline: Instant, reply: oneshot::Sender<Answer> },
     Answered,
 }
 
@@ -134,11 +130,8 @@ impl Shared {
     fn answer(&self, request_id: &str, answer: Answer) -> Result<(), ApiError> {
         let mut inner = self.lock();
         match &inner.phase {
-            Phase::Running {
-                request_id: running,
-                deadline,
-                ..
-            } if running == request_id && Instant::now() <= *deadline => {}
+            Phase::Running { request_id: running, deadline, .. }
+                if running == request_id && Instant::now() <= *deadline => {}
             _ => return Err(ApiError::InvalidRequestId),
         }
         if let Phase::Running { reply, .. } = self.enter(&mut inner, Phase::Answered) {
@@ -166,10 +159,7 @@ impl RuntimeApi {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
-            inner: Mutex::new(Inner {
-                phase: Phase::Starting,
-                pending: None,
-            }),
+            inner: Mutex::new(Inner { phase: Phase::Starting, pending: None }),
             work: Notify::new(),
             progress: watch::Sender::new(Progress::Starting),
             extensions: Extensions::of(function_name),
@@ -177,13 +167,8 @@ impl RuntimeApi {
         let router = router(Arc::clone(&shared));
         // Without it Nagle's algorithm and delayed acknowledgements cost 40 ms now and then.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let server =
-            tokio::spawn(async move { axum::serve(listener, router).await }).abort_handle();
-        Ok(Self {
-            shared,
-            address,
-            server,
-        })
+        let server = tokio::spawn(async move { axum::serve(listener, router).await }).abort_handle();
+        Ok(Self { shared, address, server })
     }
 
     /// `127.0.0.1:port`, the value of `AWS_LAMBDA_RUNTIME_API`.
@@ -198,9 +183,7 @@ impl RuntimeApi {
     pub async fn ready(&self) -> Result<(), ReportedError> {
         let mut progress = self.shared.progress.subscribe();
         // The sender lives in `shared`, so waiting cannot fail.
-        let _ = progress
-            .wait_for(|now| matches!(now, Progress::Ready | Progress::InitFailed))
-            .await;
+        let _ = progress.wait_for(|now| matches!(now, Progress::Ready | Progress::InitFailed)).await;
         if let Phase::InitFailed(error) = &self.shared.lock().phase {
             return Err(error.clone());
         }
@@ -246,10 +229,7 @@ impl Drop for RuntimeApi {
 fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route(&format!("{RUNTIME}/invocation/next"), get(next))
-        .route(
-            &format!("{RUNTIME}/invocation/{{id}}/response"),
-            post(response),
-        )
+        .route(&format!("{RUNTIME}/invocation/{{id}}/response"), post(response))
         .route(&format!("{RUNTIME}/invocation/{{id}}/error"), post(error))
         .route(&format!("{RUNTIME}/init/error"), post(init_error))
         .route("/2018-06-01/ping", get(async || "pong"))
@@ -266,10 +246,7 @@ async fn next(State(shared): State<Arc<Shared>>) -> Result<Response, ApiError> {
                 shared.enter(&mut inner, Phase::Ready);
             }
             Phase::Running { .. } | Phase::InitFailed(_) => {
-                return Err(ApiError::InvalidTransition {
-                    from: inner.phase.progress(),
-                    to: "Ready",
-                });
+                return Err(ApiError::InvalidTransition { from: inner.phase.progress(), to: "Ready" });
             }
         }
     }
@@ -279,11 +256,8 @@ async fn next(State(shared): State<Arc<Shared>>) -> Result<Response, ApiError> {
         {
             let mut inner = shared.lock();
             if let Some((invocation, reply)) = inner.pending.take() {
-                let phase = Phase::Running {
-                    request_id: invocation.request_id.clone(),
-                    deadline: invocation.deadline,
-                    reply,
-                };
+                let phase =
+                    Phase::Running { request_id: invocation.request_id.clone(), deadline: invocation.deadline, reply };
                 shared.enter(&mut inner, phase);
                 return event(invocation).map_err(|_| ApiError::Internal);
             }
@@ -300,10 +274,7 @@ fn event(invocation: Invocation) -> Result<Response, axum::http::Error> {
         .header("lambda-runtime-invoked-function-arn", invocation.arn)
         .header("lambda-runtime-trace-id", invocation.trace_id);
     // A context that no header can carry is left out.
-    if let Some(context) = invocation
-        .client_context
-        .and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok())
-    {
+    if let Some(context) = invocation.client_context.and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok()) {
         response = response.header("lambda-runtime-client-context", context);
     }
     response.body(Body::from(invocation.payload))
@@ -313,9 +284,7 @@ fn event(invocation: Invocation) -> Result<Response, axum::http::Error> {
 fn epoch_ms(moment: Instant) -> u64 {
     let left = moment.saturating_duration_since(Instant::now());
     let then = SystemTime::now() + left;
-    then.duration_since(UNIX_EPOCH).map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
+    then.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 async fn response(
@@ -323,9 +292,7 @@ async fn response(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    if let Some(mode) = request
-        .headers()
-        .get("lambda-runtime-function-response-mode")
+    if let Some(mode) = request.headers().get("lambda-runtime-function-response-mode")
         && !mode.as_bytes().eq_ignore_ascii_case(b"streaming")
     {
         return Err(ApiError::InvalidResponseMode);
@@ -357,17 +324,11 @@ async fn error(
     Ok(accepted())
 }
 
-async fn init_error(
-    State(shared): State<Arc<Shared>>,
-    request: Request,
-) -> Result<Response, ApiError> {
+async fn init_error(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
     let reported = reported(request, "Runtime.Unknown").await?;
     let mut inner = shared.lock();
     if !matches!(inner.phase, Phase::Starting) {
-        return Err(ApiError::InvalidTransition {
-            from: inner.phase.progress(),
-            to: "InitError",
-        });
+        return Err(ApiError::InvalidTransition { from: inner.phase.progress(), to: "InitError" });
     }
     shared.enter(&mut inner, Phase::InitFailed(reported));
     Ok(accepted())

@@ -86,18 +86,11 @@ impl Sandbox {
         journal: &mut Journal,
     ) -> Result<Self, Ended> {
         let not_started = |error: std::io::Error| {
-            Ended::NotStarted(format!(
-                "cannot start {}: {error}",
-                blueprint.executable.display()
-            ))
+            Ended::NotStarted(format!("cannot start {}: {error}", blueprint.executable.display()))
         };
-        let api = RuntimeApi::listen(&blueprint.function.name)
-            .await
-            .map_err(not_started)?;
+        let api = RuntimeApi::listen(&blueprint.function.name).await.map_err(not_started)?;
         let environment = environment::of(blueprint, api.address());
-        let (process, output) = Process::start(blueprint, environment)
-            .await
-            .map_err(not_started)?;
+        let (process, output) = Process::start(blueprint, environment).await.map_err(not_started)?;
         let mut sandbox = Self {
             process,
             output,
@@ -126,24 +119,9 @@ impl Sandbox {
         stop: &CancellationToken,
         journal: &mut Journal,
     ) -> Result<(), Ended> {
-        let Self {
-            process,
-            output,
-            api,
-            memory_limit_mib,
-            peak_memory_mib,
-            ..
-        } = self;
-        let mut watch = Watch {
-            process,
-            output,
-            limit_mib: *memory_limit_mib,
-            peak_mib: peak_memory_mib,
-        };
-        watch
-            .until(api.ready(), until, stop, journal)
-            .await?
-            .map_err(Ended::InitFailed)?;
+        let Self { process, output, api, memory_limit_mib, peak_memory_mib, .. } = self;
+        let mut watch = Watch { process, output, limit_mib: *memory_limit_mib, peak_mib: peak_memory_mib };
+        watch.until(api.ready(), until, stop, journal).await?.map_err(Ended::InitFailed)?;
         self.output.drain(journal);
         self.peak_memory_mib = self.peak_memory_mib.max(self.process.peak_memory_mib());
         Ok(())
@@ -162,20 +140,8 @@ impl Sandbox {
         self.served += 1;
         let deadline = invocation.deadline;
         let mut answer = self.api.dispatch(invocation);
-        let Self {
-            process,
-            output,
-            api,
-            memory_limit_mib,
-            peak_memory_mib,
-            ..
-        } = self;
-        let mut watch = Watch {
-            process,
-            output,
-            limit_mib: *memory_limit_mib,
-            peak_mib: peak_memory_mib,
-        };
+        let Self { process, output, api, memory_limit_mib, peak_memory_mib, .. } = self;
+        let mut watch = Watch { process, output, limit_mib: *memory_limit_mib, peak_mib: peak_memory_mib };
         match watch.until(&mut answer, deadline, stop, journal).await {
             Ok(Ok(answer)) => Ok(answer),
             // The sender is only dropped with the process' connection state; the exit tells the reason.
@@ -214,22 +180,13 @@ impl Sandbox {
         if self.api.has_extensions() && self.wake() {
             self.api.announce_shutdown(GRACEFUL_EXIT);
             self.process.signal(Signal::SIGTERM);
-            let Self {
-                process, output, ..
-            } = &mut self;
+            let Self { process, output, .. } = &mut self;
             let mut unlimited = 0;
-            let mut watch = Watch {
-                process,
-                output,
-                limit_mib: u32::MAX,
-                peak_mib: &mut unlimited,
-            };
+            let mut watch = Watch { process, output, limit_mib: u32::MAX, peak_mib: &mut unlimited };
             let never = std::future::pending::<()>();
             let until = Instant::now() + GRACEFUL_EXIT;
             // Exit and time-out lead to the same end.
-            let _ = watch
-                .until(never, until, &CancellationToken::new(), journal)
-                .await;
+            let _ = watch.until(never, until, &CancellationToken::new(), journal).await;
         }
         self.kill(journal).await;
     }
@@ -274,8 +231,7 @@ impl Watch<'_> {
         tokio::pin!(event);
         let deadline = tokio::time::sleep_until(until.into());
         tokio::pin!(deadline);
-        let mut memory =
-            tokio::time::interval_at((Instant::now() + MEMORY_PERIOD).into(), MEMORY_PERIOD);
+        let mut memory = tokio::time::interval_at((Instant::now() + MEMORY_PERIOD).into(), MEMORY_PERIOD);
         loop {
             tokio::select! {
                 // The event first: what was answered in time is not lost to an exit or the deadline right after it.

@@ -83,19 +83,10 @@ pub async fn run<T: Target>(
     for (function, schedule) in schedules {
         match Timing::of(&schedule) {
             Ok(timing) => {
-                let clerk = Clerk {
-                    function,
-                    schedule,
-                    timing,
-                    ledger: ledger.clone(),
-                    target: target.clone(),
-                };
+                let clerk = Clerk { function, schedule, timing, ledger: ledger.clone(), target: target.clone() };
                 tasks.spawn(clerk.serve(shutdown.clone()));
             }
-            Err(wrong) => error!(
-                schedule.id = schedule.id,
-                "schedule {} is not served: {wrong}", schedule.id
-            ),
+            Err(wrong) => error!(schedule.id = schedule.id, "schedule {} is not served: {wrong}", schedule.id),
         }
     }
     while let Some(ended) = tasks.join_next().await {
@@ -149,16 +140,10 @@ impl<T: Target> Clerk<T> {
         while !shutdown.is_cancelled() {
             let pause = match self.round(&mut memory).await {
                 Ok(None) => return,
-                Ok(Some(wake)) => (wake - Utc::now())
-                    .to_std()
-                    .unwrap_or_default()
-                    .min(LONGEST_SLEEP),
+                Ok(Some(wake)) => (wake - Utc::now()).to_std().unwrap_or_default().min(LONGEST_SLEEP),
                 Err(failure) => {
                     let id = &self.schedule.id;
-                    warn!(
-                        schedule.id = id,
-                        "schedule {id} waits for its ledger: {failure:#}"
-                    );
+                    warn!(schedule.id = id, "schedule {id} waits for its ledger: {failure:#}");
                     REDIS_PAUSE
                 }
             };
@@ -182,24 +167,16 @@ impl<T: Target> Clerk<T> {
         }
         let plan = self.timing.plan(memory, Utc::now());
         if let Some(due) = plan.fire.or(plan.expired) {
-            let written = self
-                .ledger
-                .open(&self.schedule, due, plan.fire.is_none())
-                .await?;
+            let written = self.ledger.open(&self.schedule, due, plan.fire.is_none()).await?;
             if written && plan.fire.is_none() {
                 let id = &self.schedule.id;
                 warn!(schedule.id = id, %due, "schedule {id} missed its run of {due}, which is too old to be made up for");
             }
-            *known = Some(Memory {
-                planned_until: due,
-                ..memory
-            });
+            *known = Some(Memory { planned_until: due, ..memory });
         }
         let retry = self.deliver_open().await?;
         let forever = Utc::now() + TimeDelta::days(1);
-        Ok(Some(
-            plan.next.unwrap_or(forever).min(retry.unwrap_or(forever)),
-        ))
+        Ok(Some(plan.next.unwrap_or(forever).min(retry.unwrap_or(forever))))
     }
 
     /// Delivers every tick that is ready; returns when the next one is.
@@ -216,31 +193,20 @@ impl<T: Target> Clerk<T> {
     async fn deliver(&self, tick: &Tick) -> Result<()> {
         let (id, due) = (&self.schedule.id, tick.due);
         if self.timing.is_expired(due, Utc::now()) {
-            return self
-                .give_up(tick, "MaximumEventAgeInSeconds", "the event is too old")
-                .await;
+            return self.give_up(tick, "MaximumEventAgeInSeconds", "the event is too old").await;
         }
         // A tick whose dead letter could not be sent comes back with its attempts used up.
         if tick.attempt > self.schedule.max_retries.saturating_add(1) {
-            return self
-                .give_up(tick, "MaximumRetryAttempts", "no attempt is left")
-                .await;
+            return self.give_up(tick, "MaximumRetryAttempts", "no attempt is left").await;
         }
         let payload = payload::payload(&self.schedule, tick);
-        match self
-            .target
-            .submit(&self.function.logical_id, Bytes::from(payload))
-            .await
-        {
+        match self.target.submit(&self.function.logical_id, Bytes::from(payload)).await {
             Ok(()) => {
                 debug!(schedule.id = id, %due, "schedule {id} fired for {due}");
-                self.ledger
-                    .finish(&self.schedule, due, Outcome::Fired, Utc::now())
-                    .await
+                self.ledger.finish(&self.schedule, due, Outcome::Fired, Utc::now()).await
             }
             Err(failure) if tick.attempt > self.schedule.max_retries => {
-                self.give_up(tick, "MaximumRetryAttempts", &format!("{failure:#}"))
-                    .await
+                self.give_up(tick, "MaximumRetryAttempts", &format!("{failure:#}")).await
             }
             Err(failure) => {
                 warn!(schedule.id = id, %due, attempt = tick.attempt, "schedule {id} could not fire: {failure:#}");
@@ -251,19 +217,14 @@ impl<T: Target> Clerk<T> {
 
     async fn postpone(&self, tick: &Tick) -> Result<()> {
         let wait = TimeDelta::from_std(retry_delay(tick.attempt)).unwrap_or(TimeDelta::MAX);
-        self.ledger
-            .postpone(&self.schedule, tick.due, Utc::now() + wait)
-            .await
+        self.ledger.postpone(&self.schedule, tick.due, Utc::now() + wait).await
     }
 
     async fn give_up(&self, tick: &Tick, condition: &str, reason: &str) -> Result<()> {
         let (id, due) = (&self.schedule.id, tick.due);
         let Some(queue_arn) = self.schedule.dead_letter.clone() else {
             error!(schedule.id = id, %due, "schedule {id} gave its run of {due} up, and has no dead letter queue: {reason}");
-            return self
-                .ledger
-                .finish(&self.schedule, due, Outcome::Dropped, Utc::now())
-                .await;
+            return self.ledger.finish(&self.schedule, due, Outcome::Dropped, Utc::now()).await;
         };
         let letter = DeadLetter {
             queue_arn,
@@ -279,9 +240,7 @@ impl<T: Target> Clerk<T> {
         match self.target.dead_letter(letter).await {
             Ok(()) => {
                 info!(schedule.id = id, %due, "schedule {id} gave its run of {due} up to the dead letter queue: {reason}");
-                self.ledger
-                    .finish(&self.schedule, due, Outcome::DeadLettered, Utc::now())
-                    .await
+                self.ledger.finish(&self.schedule, due, Outcome::DeadLettered, Utc::now()).await
             }
             Err(failure) => {
                 warn!(schedule.id = id, %due, "the dead letter of schedule {id} could not be sent: {failure:#}");

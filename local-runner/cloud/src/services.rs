@@ -89,13 +89,7 @@ impl ServicesOptions {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        Self {
-            mode,
-            project: project.into(),
-            durable: true,
-            environment,
-            standard_folders: true,
-        }
+        Self { mode, project: project.into(), durable: true, environment, standard_folders: true }
     }
 
     fn path(&self) -> &str {
@@ -173,11 +167,7 @@ impl Services {
             provide(state, options, &docker, Service::Postgres, urls.database),
             provide(state, options, &docker, Service::Redis, urls.redis),
         );
-        Ok(Self {
-            state: state.clone(),
-            postgres: postgres?,
-            redis: redis?,
-        })
+        Ok(Self { state: state.clone(), postgres: postgres?, redis: redis? })
     }
 
     /// URL of the database, with password.
@@ -201,9 +191,7 @@ impl Services {
     /// Restarts servers from binaries that die, on the port they had, with back-off, until `shutdown`. A server that
     /// [`stop`] has stopped stays so. Containers are restarted by Docker, configured servers are left alone.
     pub async fn watch(&self, shutdown: CancellationToken) {
-        let servers = [&self.postgres, &self.redis]
-            .into_iter()
-            .filter_map(|provided| provided.server.as_ref());
+        let servers = [&self.postgres, &self.redis].into_iter().filter_map(|provided| provided.server.as_ref());
         let watches = servers.map(|server| watch_one(&self.state, server));
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -235,11 +223,7 @@ async fn provide(
     configured: Option<String>,
 ) -> Result<Provided, ServicesError> {
     if let Some(url) = configured {
-        return Ok(Provided {
-            url,
-            origin: Origin::Configured,
-            server: None,
-        });
+        return Ok(Provided { url, origin: Origin::Configured, server: None });
     }
     let docker_first = if server::has_data(state, service) {
         false
@@ -248,11 +232,7 @@ async fn provide(
     } else {
         options.mode == Mode::Configured
     };
-    let order = if docker_first {
-        [Origin::Docker, Origin::Binaries]
-    } else {
-        [Origin::Binaries, Origin::Docker]
-    };
+    let order = if docker_first { [Origin::Docker, Origin::Binaries] } else { [Origin::Binaries, Origin::Docker] };
     let mut notes = Vec::new();
     let mut missing = true;
     for origin in order {
@@ -265,11 +245,7 @@ async fn provide(
         };
         match attempt {
             Ok((url, server)) => {
-                return Ok(Provided {
-                    url,
-                    origin,
-                    server,
-                });
+                return Ok(Provided { url, origin, server });
             }
             Err(StartError::Missing(note)) => {
                 tracing::info!("{service}: {note}");
@@ -284,11 +260,7 @@ async fn provide(
         }
     }
     Err(if missing {
-        ServicesError::Missing {
-            service,
-            notes,
-            command: install_command(options),
-        }
+        ServicesError::Missing { service, notes, command: install_command(options) }
     } else {
         ServicesError::Failed { service, notes }
     })
@@ -297,11 +269,7 @@ async fn provide(
 fn install_command(options: &ServicesOptions) -> String {
     let script = options.project.join("infra/install-servers.sh");
     let quoted = format!("'{}'", script.to_string_lossy().replace('\'', r"'\''"));
-    if crate::state::is_root() {
-        format!("sh {quoted}")
-    } else {
-        format!("sudo sh {quoted}")
-    }
+    if crate::state::is_root() { format!("sh {quoted}") } else { format!("sudo sh {quoted}") }
 }
 
 async fn watch_one(state: &State, server: &Server) {
@@ -310,8 +278,7 @@ async fn watch_one(state: &State, server: &Server) {
     let mut up_since = Instant::now();
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
-        match server::record(state, service).map(|record| record.and_then(|record| record.process))
-        {
+        match server::record(state, service).map(|record| record.and_then(|record| record.process)) {
             Ok(Some(process)) if process.is_alive() => {
                 if up_since.elapsed() >= HEALTHY_AFTER {
                     back_off = FIRST_BACK_OFF;

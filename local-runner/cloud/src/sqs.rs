@@ -93,37 +93,21 @@ impl Sqs {
     /// # Errors
     /// When the URL is none or no Redis answers there within seconds; later losses of the connection heal by themselves.
     pub async fn connect(redis_url: &str, prefix: &str, public_url: &str) -> Result<Self> {
-        Ok(Self::open(
-            Store::connect(redis_url, prefix, None).await?,
-            public_url,
-        ))
+        Ok(Self::open(Store::connect(redis_url, prefix, None).await?, public_url))
     }
 
     /// Like [`Sqs::connect`], with a clock that [`Sqs::advance_clock`] moves, for tests of what time does to messages.
     ///
     /// # Errors
     /// As `connect`.
-    pub async fn connect_with_movable_clock(
-        redis_url: &str,
-        prefix: &str,
-        public_url: &str,
-    ) -> Result<Self> {
+    pub async fn connect_with_movable_clock(redis_url: &str, prefix: &str, public_url: &str) -> Result<Self> {
         let offset = format!("{prefix}clock-offset-ms");
-        Ok(Self::open(
-            Store::connect(redis_url, prefix, Some(offset)).await?,
-            public_url,
-        ))
+        Ok(Self::open(Store::connect(redis_url, prefix, Some(offset)).await?, public_url))
     }
 
     fn open(store: Store, public_url: &str) -> Self {
         let public_url = public_url.trim_end_matches('/').to_owned();
-        Self {
-            inner: Arc::new(Inner {
-                store,
-                public_url,
-                bells: Mutex::default(),
-            }),
-        }
+        Self { inner: Arc::new(Inner { store, public_url, bells: Mutex::default() }) }
     }
 
     /// Moves the queues' clock forward. Works only on what [`Sqs::connect_with_movable_clock`] made.
@@ -150,27 +134,16 @@ impl Sqs {
     ///
     /// # Errors
     /// When there is no such queue, the body is empty, too long or holds characters that SQS refuses, or Redis cannot be reached.
-    pub async fn send(
-        &self,
-        queue_arn_or_name: &str,
-        body: &str,
-        delay: Duration,
-    ) -> Result<String> {
+    pub async fn send(&self, queue_arn_or_name: &str, body: &str, delay: Duration) -> Result<String> {
         let queue = queue_name(queue_arn_or_name);
         if delay > Duration::from_secs(900) {
-            return Err(Fault::InvalidParameterValue.because(format!(
-                "A message cannot be delayed by {delay:?}: 15 minutes at most."
-            )));
+            return Err(Fault::InvalidParameterValue
+                .because(format!("A message cannot be delayed by {delay:?}: 15 minutes at most.")));
         }
         let message = message::Stored::plain(body)?;
         let id = uuid::Uuid::new_v4().to_string();
         let size = body.len();
-        let new = NewMessage {
-            id: id.clone(),
-            message: &message,
-            size,
-            delay: Some(delay),
-        };
+        let new = NewMessage { id: id.clone(), message: &message, size, delay: Some(delay) };
         match self.post(queue, vec![new]).await?.first() {
             Some(Err(limit)) => Err(message::too_long(*limit)),
             _ => Ok(id),
@@ -232,12 +205,7 @@ impl Sqs {
             rung.as_mut().enable();
 
             let asked = Instant::now();
-            let reply = match self
-                .inner
-                .store
-                .receive(queue, most, visibility_seconds)
-                .await
-            {
+            let reply = match self.inner.store.receive(queue, most, visibility_seconds).await {
                 Ok(reply) => reply,
                 Err(error) => {
                     // Or every name that a client makes up would stay in memory.
@@ -255,13 +223,8 @@ impl Sqs {
                 );
                 self.ring(dead_letters);
             }
-            let batch = Batch {
-                visible_again: asked + reply.visibility,
-                messages: reply.messages,
-            };
-            let left = wait
-                .unwrap_or(reply.default_wait)
-                .saturating_sub(started.elapsed());
+            let batch = Batch { visible_again: asked + reply.visibility, messages: reply.messages };
+            let left = wait.unwrap_or(reply.default_wait).saturating_sub(started.elapsed());
             if !batch.messages.is_empty() || left.is_zero() || stop.is_cancelled() {
                 return Ok(batch);
             }
@@ -274,21 +237,13 @@ impl Sqs {
     }
 
     /// Deletes received messages; those that are gone already are no error.
-    pub(crate) async fn delete(
-        &self,
-        queue: &str,
-        messages: impl Iterator<Item = &Received>,
-    ) -> Result<()> {
+    pub(crate) async fn delete(&self, queue: &str, messages: impl Iterator<Item = &Received>) -> Result<()> {
         let ids: Vec<&str> = messages.map(|message| message.id.as_str()).collect();
         self.inner.store.delete_messages(queue, &ids).await
     }
 
     /// Makes received messages visible again at once.
-    pub(crate) async fn release(
-        &self,
-        queue: &str,
-        messages: impl Iterator<Item = &Received>,
-    ) -> Result<()> {
+    pub(crate) async fn release(&self, queue: &str, messages: impl Iterator<Item = &Received>) -> Result<()> {
         let timeouts: Vec<(&str, u32)> = messages.map(|message| (message.id.as_str(), 0)).collect();
         self.inner.store.change_visibility(queue, &timeouts).await?;
         self.ring(queue);
@@ -296,11 +251,7 @@ impl Sqs {
     }
 
     /// Stores messages and wakes who waits for them in this process; for each the size limit that it exceeded, if so.
-    async fn post(
-        &self,
-        queue: &str,
-        messages: Vec<NewMessage<'_>>,
-    ) -> Result<Vec<std::result::Result<(), u64>>> {
+    async fn post(&self, queue: &str, messages: Vec<NewMessage<'_>>) -> Result<Vec<std::result::Result<(), u64>>> {
         let answers = self.inner.store.send(queue, messages).await?;
         self.ring(queue);
         Ok(answers)
@@ -311,20 +262,12 @@ impl Sqs {
     }
 
     fn bell(&self, queue: &str) -> Arc<Notify> {
-        let mut bells = self
-            .inner
-            .bells
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut bells = self.inner.bells.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(bells.entry(queue.to_owned()).or_default())
     }
 
     fn ring(&self, queue: &str) {
-        let bells = self
-            .inner
-            .bells
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let bells = self.inner.bells.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bell) = bells.get(queue) {
             bell.notify_waiters();
         }
@@ -332,11 +275,7 @@ impl Sqs {
 
     fn forget_bell(&self, queue: &str) {
         self.ring(queue);
-        self.inner
-            .bells
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(queue);
+        self.inner.bells.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
     }
 }
 

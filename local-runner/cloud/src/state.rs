@@ -31,9 +31,7 @@ const LOCK: &str = "runner.lock";
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The name would not make one plain folder.
-    #[error(
-        "`{0}` is no name for a state: use letters, digits, `-`, `_` and dots, not at the start"
-    )]
+    #[error("`{0}` is no name for a state: use letters, digits, `-`, `_` and dots, not at the start")]
     Name(String),
     /// Another runner holds the lock.
     #[error(
@@ -76,11 +74,7 @@ pub enum StateError {
 impl StateError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 }
 
@@ -154,9 +148,7 @@ impl State {
         if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
             return Err(StateError::Name(name.to_owned()));
         }
-        let project = project
-            .canonicalize()
-            .map_err(StateError::io("find the project folder", project))?;
+        let project = project.canonicalize().map_err(StateError::io("find the project folder", project))?;
         if !is_root() {
             return Ok(project.join(".nightshift").join(name));
         }
@@ -169,9 +161,7 @@ impl State {
             .take(40)
             .collect();
         let hash = short_hash(project.as_os_str().as_encoded_bytes());
-        Ok(Path::new(ROOT_BASE)
-            .join(format!("{title}-{hash}"))
-            .join(name))
+        Ok(Path::new(ROOT_BASE).join(format!("{title}-{hash}")).join(name))
     }
 
     /// Opens an explicit folder as state. As root, every folder on the way must let other users pass.
@@ -270,8 +260,7 @@ impl State {
         }
         let mut bytes = [0_u8; 32];
         rand::rng().fill_bytes(&mut bytes);
-        let mut file = tempfile::NamedTempFile::new_in(&dir)
-            .map_err(StateError::io("create a file in", &dir))?;
+        let mut file = tempfile::NamedTempFile::new_in(&dir).map_err(StateError::io("create a file in", &dir))?;
         file.write_all(BASE64_URL_SAFE.encode(bytes).as_bytes())
             .and_then(|()| file.as_file().sync_all())
             .map_err(StateError::io("write", &path))?;
@@ -299,8 +288,7 @@ impl State {
     pub fn server_dir(&self, name: &str) -> Result<PathBuf, StateError> {
         let path = self.sub_dir(name, 0o700)?;
         if let Some((uid, gid)) = self.user {
-            std::os::unix::fs::chown(&path, Some(uid), Some(gid))
-                .map_err(StateError::io("give away", &path))?;
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).map_err(StateError::io("give away", &path))?;
         }
         Ok(path)
     }
@@ -317,15 +305,10 @@ impl State {
         Ok((file, path))
     }
 
-    pub(crate) fn read_json<T: serde::de::DeserializeOwned>(
-        &self,
-        name: &str,
-    ) -> Result<Option<T>, StateError> {
+    pub(crate) fn read_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
         let path = self.dir.join(name);
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .map_err(|_| StateError::Damaged { path }),
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|_| StateError::Damaged { path }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(StateError::io("read", &path)(error)),
         }
@@ -346,9 +329,7 @@ impl State {
     pub(crate) fn remove(&self, name: &str) -> Result<(), StateError> {
         let path = self.dir.join(name);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StateError::io("remove", &path)(error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", &path)(error)),
             _ => Ok(()),
         }
     }
@@ -368,9 +349,7 @@ impl State {
 fn check_secret(secret: String, path: &Path) -> Result<String, StateError> {
     match BASE64_URL_SAFE.decode(&secret) {
         Ok(bytes) if bytes.len() == 32 => Ok(secret),
-        _ => Err(StateError::Damaged {
-            path: path.to_owned(),
-        }),
+        _ => Err(StateError::Damaged { path: path.to_owned() }),
     }
 }
 
@@ -380,9 +359,7 @@ fn check_passable(dir: &Path) -> Result<(), StateError> {
     for folder in folders {
         let metadata = fs::metadata(folder).map_err(StateError::io("look at", folder))?;
         if metadata.mode() & 0o001 == 0 {
-            return Err(StateError::Closed {
-                closed: folder.to_owned(),
-            });
+            return Err(StateError::Closed { closed: folder.to_owned() });
         }
     }
     Ok(())
@@ -390,9 +367,5 @@ fn check_passable(dir: &Path) -> Result<(), StateError> {
 
 /// Twelve hexadecimal digits of SHA-256.
 pub(crate) fn short_hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -60,10 +60,8 @@ impl QueueUrls {
 
 /// Reads the template at `path`. Nothing is resolved yet, so that the caller can see which parameters need a value.
 pub fn load(path: &Path) -> Result<Template, TemplateError> {
-    let text = std::fs::read_to_string(path).map_err(|source| TemplateError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| TemplateError::Unreadable { path: path.to_owned(), source })?;
     Template::parse(path, &text)
 }
 
@@ -75,19 +73,12 @@ impl Template {
             findings: vec![Finding::at(place, message)],
         })?;
         let mut findings = Findings::default();
-        if root
-            .get("Resources")
-            .is_none_or(|resources| !matches!(resources.data, Data::Map(_)))
-        {
+        if root.get("Resources").is_none_or(|resources| !matches!(resources.data, Data::Map(_))) {
             findings.add(root.place, "a template needs a map of Resources");
         }
         let parameters = parameters::read(root.get("Parameters"), &mut findings);
         findings.into_result(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            root,
-            parameters,
-        })
+        Ok(Self { path: path.to_owned(), root, parameters })
     }
 
     /// What can be set from outside, in the order of the template.
@@ -97,11 +88,7 @@ impl Template {
 
     /// Everything the template declares, with `values` for its parameters. Settings are checked against each other as AWS
     /// would; all that is wrong is reported together.
-    pub fn resolve(
-        &self,
-        values: &BTreeMap<String, String>,
-        urls: &QueueUrls,
-    ) -> Result<Bundle, TemplateError> {
+    pub fn resolve(&self, values: &BTreeMap<String, String>, urls: &QueueUrls) -> Result<Bundle, TemplateError> {
         let mut findings = Findings::default();
         let values = parameters::values(&self.parameters, values, &mut findings);
         // Without its parameters everything else would be found wrong too.
@@ -119,20 +106,12 @@ impl Template {
             scope.resources.insert(logical_id.to_string(), referable);
         }
 
-        let mut reader = Reader {
-            scope: &scope,
-            findings: &mut findings,
-        };
+        let mut reader = Reader { scope: &scope, findings: &mut findings };
         let mut queues: Vec<PlacedQueue> = Vec::new();
         let mut functions = Vec::new();
         for ((logical_id, resource), name) in resources.iter().zip(&names) {
             if kind(resource) == Some(QUEUE) {
-                queues.push(queues::read(
-                    &mut reader,
-                    logical_id,
-                    name.clone(),
-                    resource,
-                ));
+                queues.push(queues::read(&mut reader, logical_id, name.clone(), resource));
             }
         }
         for ((logical_id, resource), name) in resources.iter().zip(&names) {
@@ -151,10 +130,7 @@ impl Template {
         checks::check(&functions, &queues, &mut findings);
         findings.into_result(&self.path)?;
         Ok(Bundle {
-            functions: functions
-                .into_iter()
-                .map(|placed| placed.function)
-                .collect(),
+            functions: functions.into_iter().map(|placed| placed.function).collect(),
             queues: queues.into_iter().map(|placed| placed.queue).collect(),
         })
     }
@@ -163,10 +139,7 @@ impl Template {
         let data = |parameter: &Parameter| {
             let value = values.get(&parameter.name)?;
             let data = if parameter.is_list() {
-                let items = value
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|item| !item.is_empty());
+                let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
                 intrinsics::list(parameter.place, items).data
             } else {
                 Data::Text(value.clone())
@@ -185,11 +158,7 @@ impl Template {
     /// The functions and queues whose condition holds, in the order of the template.
     fn existing(&self, scope: &Scope<'_>, findings: &mut Findings) -> Vec<(&str, &Node)> {
         let mut reader = Reader { scope, findings };
-        let declared = self
-            .root
-            .get("Resources")
-            .map(Node::entries)
-            .unwrap_or_default();
+        let declared = self.root.get("Resources").map(Node::entries).unwrap_or_default();
         declared
             .iter()
             .filter(|(_, resource)| matches!(kind(resource), Some(FUNCTION | QUEUE)))
@@ -199,37 +168,23 @@ impl Template {
     }
 
     /// The name of each resource, in the same order. Names may use parameters, not other resources.
-    fn names(
-        &self,
-        scope: &Scope<'_>,
-        resources: &[(&str, &Node)],
-        findings: &mut Findings,
-    ) -> Vec<String> {
+    fn names(&self, scope: &Scope<'_>, resources: &[(&str, &Node)], findings: &mut Findings) -> Vec<String> {
         let mut reader = Reader { scope, findings };
         let mut name = |(logical_id, resource): &(&str, &Node)| {
             if kind(resource) == Some(QUEUE) {
                 let properties = reader.map(resource, "Properties");
                 return queues::name(&mut reader, logical_id, properties.as_ref());
             }
-            let stated = resource
-                .get("Properties")
-                .and_then(|properties| reader.text(properties, "FunctionName"));
+            let stated = resource.get("Properties").and_then(|properties| reader.text(properties, "FunctionName"));
             stated.unwrap_or_else(|| (*logical_id).to_owned())
         };
         resources.iter().map(&mut name).collect()
     }
 
     fn with_globals(&self, resource: &Node) -> Node {
-        let empty = Node {
-            place: resource.place,
-            data: Data::Map(Vec::new()),
-        };
+        let empty = Node { place: resource.place, data: Data::Map(Vec::new()) };
         let own = resource.get("Properties").unwrap_or(&empty);
-        match self
-            .root
-            .get("Globals")
-            .and_then(|globals| globals.get("Function"))
-        {
+        match self.root.get("Globals").and_then(|globals| globals.get("Function")) {
             Some(global) => Node::merged(global, own),
             None => own.clone(),
         }
@@ -246,27 +201,16 @@ fn kind(resource: &Node) -> Option<&'static str> {
 }
 
 fn queue_resource(logical_id: &str, name: &str, urls: &QueueUrls) -> Resource {
-    let queue = Queue {
-        logical_id: logical_id.to_owned(),
-        name: name.to_owned(),
-        attributes: BTreeMap::new(),
-    };
+    let queue = Queue { logical_id: logical_id.to_owned(), name: name.to_owned(), attributes: BTreeMap::new() };
     Resource {
         reference: urls.of(name),
-        attributes: BTreeMap::from([
-            ("Arn", queue.arn()),
-            ("QueueName", name.to_owned()),
-            ("QueueUrl", urls.of(name)),
-        ]),
+        attributes: BTreeMap::from([("Arn", queue.arn()), ("QueueName", name.to_owned()), ("QueueUrl", urls.of(name))]),
     }
 }
 
 fn function_resource(name: &str) -> Resource {
     Resource {
         reference: name.to_owned(),
-        attributes: BTreeMap::from([(
-            "Arn",
-            format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}"),
-        )]),
+        attributes: BTreeMap::from([("Arn", format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}"))]),
     }
 }

@@ -9,32 +9,21 @@ use lambda_support::{eventually, example, json, probe, process_state, start, sta
 mod lambda_support;
 
 async fn pid(lambda: &local_cloud::lambda::Lambda) -> u64 {
-    let invoked = lambda
-        .invoke("Probe", "{}".into())
-        .await
-        .expect("the function is reached");
-    json(&invoked.payload)["pid"]
-        .as_u64()
-        .expect("the probe tells its process number")
+    let invoked = lambda.invoke("Probe", "{}".into()).await.expect("the function is reached");
+    json(&invoked.payload)["pid"].as_u64().expect("the probe tells its process number")
 }
 
 #[tokio::test]
 async fn idle_processes_are_stopped_and_used_up_ones_replaced() {
-    let options = LambdaOptions {
-        idle_limit: Duration::from_millis(100),
-        max_invocations: Some(2),
-        ..LambdaOptions::default()
-    };
+    let options =
+        LambdaOptions { idle_limit: Duration::from_millis(100), max_invocations: Some(2), ..LambdaOptions::default() };
     let lambda = start_with(probe(), options).await;
     let first = pid(&lambda).await;
     assert_eq!(pid(&lambda).await, first);
     assert_eq!(process_state(first), None);
     let second = pid(&lambda).await;
     assert_ne!(second, first);
-    eventually("the idle process is gone", async || {
-        process_state(second).is_none().then_some(())
-    })
-    .await;
+    eventually("the idle process is gone", async || process_state(second).is_none().then_some(())).await;
     lambda.shutdown(Duration::from_secs(1)).await;
 }
 
@@ -42,13 +31,9 @@ async fn idle_processes_are_stopped_and_used_up_ones_replaced() {
 async fn a_process_that_dies_in_its_sleep_is_replaced_unseen() {
     let lambda = start(probe()).await;
     let first = pid(&lambda).await;
-    let victim =
-        nix::unistd::Pid::from_raw(i32::try_from(first).expect("process numbers are small"));
+    let victim = nix::unistd::Pid::from_raw(i32::try_from(first).expect("process numbers are small"));
     nix::sys::signal::kill(victim, nix::sys::signal::Signal::SIGKILL).expect("the process is ours");
-    eventually("the process is dead", async || {
-        process_state(first).is_none().then_some(())
-    })
-    .await;
+    eventually("the process is dead", async || process_state(first).is_none().then_some(())).await;
     assert_ne!(pid(&lambda).await, first);
     lambda.shutdown(Duration::from_secs(1)).await;
 }
@@ -58,34 +43,17 @@ async fn shutdown_waits_for_running_invocations_up_to_its_grace_and_refuses_new_
     let lambda = start(probe()).await;
     let running = tokio::spawn({
         let lambda = lambda.clone();
-        async move {
-            lambda
-                .invoke("Probe", r#"{"do":"sleep","ms":300}"#.into())
-                .await
-        }
+        async move { lambda.invoke("Probe", r#"{"do":"sleep","ms":300}"#.into()).await }
     });
     let stuck = tokio::spawn({
         let lambda = lambda.clone();
-        async move {
-            lambda
-                .invoke("Probe", r#"{"do":"sleep","ms":9000}"#.into())
-                .await
-        }
+        async move { lambda.invoke("Probe", r#"{"do":"sleep","ms":9000}"#.into()).await }
     });
-    eventually("both run", async || {
-        (lambda.activity()[0].running == 2).then_some(())
-    })
-    .await;
+    eventually("both run", async || (lambda.activity()[0].running == 2).then_some(())).await;
     lambda.shutdown(Duration::from_millis(1500)).await;
     assert!(running.await.expect("no panic").is_ok());
-    assert_eq!(
-        stuck.await.expect("no panic"),
-        Err(InvokeError::ShuttingDown)
-    );
-    assert_eq!(
-        lambda.invoke("Probe", "{}".into()).await,
-        Err(InvokeError::ShuttingDown)
-    );
+    assert_eq!(stuck.await.expect("no panic"), Err(InvokeError::ShuttingDown));
+    assert_eq!(lambda.invoke("Probe", "{}".into()).await, Err(InvokeError::ShuttingDown));
 }
 
 #[tokio::test]
@@ -110,29 +78,13 @@ async fn kill_the_runner_of(arguments: &[&std::ffi::OsStr]) {
         .spawn()
         .expect("the host starts");
     let mut lines = BufReader::new(host.stdout.take().expect("it is piped")).lines();
-    let line = lines
-        .next_line()
-        .await
-        .expect("the host writes")
-        .expect("the host tells the process numbers");
-    let pids: Vec<u64> = line
-        .split(' ')
-        .map(|pid| pid.parse().expect("a number"))
-        .collect();
+    let line = lines.next_line().await.expect("the host writes").expect("the host tells the process numbers");
+    let pids: Vec<u64> = line.split(' ').map(|pid| pid.parse().expect("a number")).collect();
     assert_eq!(pids.len(), 2, "{line}");
-    eventually("one of them is frozen", async || {
-        pids.iter()
-            .any(|pid| process_state(*pid) == Some('T'))
-            .then_some(())
-    })
-    .await;
+    eventually("one of them is frozen", async || pids.iter().any(|pid| process_state(*pid) == Some('T')).then_some(()))
+        .await;
     host.kill().await.expect("the host is ours");
-    eventually("both are gone", async || {
-        pids.iter()
-            .all(|pid| process_state(*pid).is_none())
-            .then_some(())
-    })
-    .await;
+    eventually("both are gone", async || pids.iter().all(|pid| process_state(*pid).is_none()).then_some(())).await;
 }
 
 /// The probe where every user may execute it; the target folder may be closed to others.
@@ -150,37 +102,21 @@ async fn a_process_with_an_extension_gets_a_sigterm_before_it_is_stopped() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     let marker = folder.path().join("marker");
     let mut function = probe();
-    function
-        .environment
-        .insert("PROBE_START".to_owned(), "extension".to_owned());
-    function
-        .environment
-        .insert("PROBE_MARKER".to_owned(), marker.display().to_string());
+    function.environment.insert("PROBE_START".to_owned(), "extension".to_owned());
+    function.environment.insert("PROBE_MARKER".to_owned(), marker.display().to_string());
     let lambda = start(function).await;
     pid(&lambda).await;
     assert!(!marker.exists());
     lambda.shutdown(Duration::from_secs(1)).await;
-    assert_eq!(
-        std::fs::read_to_string(marker).expect("the process noted its SIGTERM"),
-        "SIGTERM"
-    );
+    assert_eq!(std::fs::read_to_string(marker).expect("the process noted its SIGTERM"), "SIGTERM");
 }
 
 #[tokio::test]
 async fn functions_run_as_the_user_that_was_asked_for() {
     const NOBODY: u32 = 65534;
-    let options = LambdaOptions {
-        run_as: Some((NOBODY, NOBODY)),
-        ..LambdaOptions::default()
-    };
+    let options = LambdaOptions { run_as: Some((NOBODY, NOBODY)), ..LambdaOptions::default() };
     let (_folder, executable) = probe_for_everyone();
-    let started = local_cloud::lambda::Lambda::start(
-        vec![LambdaFunction {
-            function: probe(),
-            executable,
-        }],
-        options,
-    );
+    let started = local_cloud::lambda::Lambda::start(vec![LambdaFunction { function: probe(), executable }], options);
     if !nix::unistd::geteuid().is_root() {
         let refusal = started.await.expect_err("only root may choose the user");
         assert!(refusal.to_string().contains("root"), "{refusal}");
@@ -189,14 +125,8 @@ async fn functions_run_as_the_user_that_was_asked_for() {
     let lambda = started.await.expect("root may choose the user");
     let pid = pid(&lambda).await;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    assert!(
-        status.contains("\nUid:\t65534\t65534\t65534\t65534\n"),
-        "{status}"
-    );
-    assert!(
-        status.contains("\nGid:\t65534\t65534\t65534\t65534\n"),
-        "{status}"
-    );
+    assert!(status.contains("\nUid:\t65534\t65534\t65534\t65534\n"), "{status}");
+    assert!(status.contains("\nGid:\t65534\t65534\t65534\t65534\n"), "{status}");
     assert!(status.contains("\nGroups:\t \n"), "{status}");
     lambda.shutdown(Duration::from_secs(1)).await;
 }

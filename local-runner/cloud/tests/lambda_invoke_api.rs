@@ -55,26 +55,13 @@ impl Queue {
                 Ok(())
             })
         });
-        let invoker = AsyncInvoker::connect(
-            &redis_url(),
-            &prefix,
-            lambda.clone(),
-            destination,
-            short_waits(),
-        )
-        .expect("the URL is one");
-        Self {
-            invoker,
-            prefix,
-            records,
-            stop: CancellationToken::new(),
-            runs: Vec::new(),
-        }
+        let invoker = AsyncInvoker::connect(&redis_url(), &prefix, lambda.clone(), destination, short_waits())
+            .expect("the URL is one");
+        Self { invoker, prefix, records, stop: CancellationToken::new(), runs: Vec::new() }
     }
 
     fn run(mut self) -> Self {
-        self.runs
-            .push(tokio::spawn(self.invoker.clone().run(self.stop.clone())));
+        self.runs.push(tokio::spawn(self.invoker.clone().run(self.stop.clone())));
         self
     }
 
@@ -86,13 +73,7 @@ impl Queue {
     }
 
     fn records(&self) -> Vec<(String, Value)> {
-        self.records
-            .lock()
-            .expect("no panic while it is held")
-            .iter()
-            .skip(1)
-            .cloned()
-            .collect()
+        self.records.lock().expect("no panic while it is held").iter().skip(1).cloned().collect()
     }
 
     async fn end(self) {
@@ -101,10 +82,7 @@ impl Queue {
             run.await.expect("no panic");
         }
         let client = redis::Client::open(redis_url()).expect("the URL is one");
-        let mut connection = client
-            .get_multiplexed_async_connection()
-            .await
-            .expect("Redis at REDIS_URL answers");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("Redis at REDIS_URL answers");
         let keys: Vec<String> = redis::cmd("KEYS")
             .arg(format!("{}*", self.prefix))
             .query_async(&mut connection)
@@ -122,13 +100,7 @@ fn failing_into(destination: &str, max_retries: u32) -> Function {
 }
 
 async fn invoke(url: &str, function: &str, headers: &[(&str, &str)], body: &'static str) -> Reply {
-    send(
-        "POST",
-        &format!("{url}/2015-03-31/functions/{function}/invocations"),
-        headers,
-        body,
-    )
-    .await
+    send("POST", &format!("{url}/2015-03-31/functions/{function}/invocations"), headers, body).await
 }
 
 #[tokio::test]
@@ -148,10 +120,7 @@ async fn a_synchronous_invocation_answers_with_result_version_and_tail() {
     assert!(String::from_utf8_lossy(&tail).contains("REPORT RequestId: "));
 
     let failed = invoke(&url, "Probe", &[], r#"{"do":"fail"}"#).await;
-    assert_eq!(
-        (failed.status, failed.json()["errorMessage"].as_str()),
-        (200, Some("as the event wished"))
-    );
+    assert_eq!((failed.status, failed.json()["errorMessage"].as_str()), (200, Some("as the event wished")));
     assert_eq!(failed.headers["x-amz-function-error"], "Unhandled");
     assert!(!failed.headers.contains_key("x-amz-log-result"));
 
@@ -163,24 +132,13 @@ async fn a_synchronous_invocation_answers_with_result_version_and_tail() {
 
 #[tokio::test]
 async fn refusals_carry_the_names_and_messages_that_clients_know() {
-    let lambda = start(Function {
-        reserved_concurrency: Some(0),
-        ..probe()
-    })
-    .await;
+    let lambda = start(Function { reserved_concurrency: Some(0), ..probe() }).await;
     let queue = Queue::of(&lambda);
     let url = serve(routes(lambda.clone(), queue.invoker.clone())).await;
     let refused = async |function: &str, headers: &[(&str, &str)], body: &'static str| {
         let reply = invoke(&url, function, headers, body).await;
-        let name = reply.headers["x-amzn-errortype"]
-            .to_str()
-            .expect("text")
-            .to_owned();
-        (
-            reply.status,
-            name,
-            reply.json()["message"].as_str().expect("text").to_owned(),
-        )
+        let name = reply.headers["x-amzn-errortype"].to_str().expect("text").to_owned();
+        (reply.status, name, reply.json()["message"].as_str().expect("text").to_owned())
     };
     let arn = "arn:aws:lambda:us-east-1:000000000000:function:Nobody";
     let (status, name, message) = refused("Nobody", &[], "{}").await;
@@ -190,25 +148,15 @@ async fn refusals_carry_the_names_and_messages_that_clients_know() {
     assert_eq!((status, name.as_str()), (404, "ResourceNotFoundException"));
     assert!(message.ends_with(":Probe:7"));
     let (status, name, message) = refused("Probe", &[], "{nonsense").await;
-    assert_eq!(
-        (status, name.as_str()),
-        (400, "InvalidRequestContentException")
-    );
+    assert_eq!((status, name.as_str()), (400, "InvalidRequestContentException"));
     assert!(message.starts_with("Could not parse request body into json: "));
     let (status, name, message) = refused("Probe", &[], "{}").await;
-    assert_eq!(
-        (status, name.as_str(), message.as_str()),
-        (429, "TooManyRequestsException", "Rate Exceeded.")
-    );
+    assert_eq!((status, name.as_str(), message.as_str()), (429, "TooManyRequestsException", "Rate Exceeded."));
     let (status, name, _) = refused("Probe", &[("X-Amz-Invocation-Type", "Sometimes")], "{}").await;
-    assert_eq!(
-        (status, name.as_str()),
-        (400, "InvalidParameterValueException")
-    );
+    assert_eq!((status, name.as_str()), (400, "InvalidParameterValueException"));
     let event = [("X-Amz-Invocation-Type", "Event")];
     assert_eq!(refused("Nobody", &event, "{}").await.0, 404);
-    let large: &'static str =
-        Box::leak(format!("\"{}\"", "x".repeat(1024 * 1024)).into_boxed_str());
+    let large: &'static str = Box::leak(format!("\"{}\"", "x".repeat(1024 * 1024)).into_boxed_str());
     let (status, name, _) = refused("Probe", &event, large).await;
     assert_eq!((status, name.as_str()), (413, "RequestTooLargeException"));
     queue.end().await;
@@ -224,10 +172,7 @@ async fn an_event_is_retried_with_the_same_id_and_then_recorded_at_its_destinati
     let body: &'static str = Box::leak(event.clone().into_boxed_str());
     let accepted = invoke(&url, "Probe", &[("X-Amz-Invocation-Type", "Event")], body).await;
     assert_eq!((accepted.status, accepted.body.len()), (202, 0));
-    let id = accepted.headers["x-amzn-requestid"]
-        .to_str()
-        .expect("text")
-        .to_owned();
+    let id = accepted.headers["x-amzn-requestid"].to_str().expect("text").to_owned();
     queue.empty().await;
 
     let noted = std::fs::read_to_string(notes.path()).expect("the function noted its invocations");
@@ -249,32 +194,19 @@ async fn an_event_is_retried_with_the_same_id_and_then_recorded_at_its_destinati
         record["responseContext"],
         json!({"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"})
     );
-    assert_eq!(
-        record["responsePayload"]["errorMessage"],
-        "as the event wished"
-    );
+    assert_eq!(record["responsePayload"]["errorMessage"], "as the event wished");
     lambda.shutdown(Duration::from_secs(1)).await;
     queue.end().await;
 }
 
 #[tokio::test]
 async fn an_event_waits_while_its_function_has_no_room() {
-    let lambda = start(Function {
-        reserved_concurrency: Some(1),
-        ..failing_into("unused", 0)
-    })
-    .await;
+    let lambda = start(Function { reserved_concurrency: Some(1), ..failing_into("unused", 0) }).await;
     let queue = Queue::of(&lambda).run();
     let busy = lambda.invoke("Probe", r#"{"do":"sleep","ms":300}"#.into());
     let submitted = async {
-        eventually("it is busy", async || {
-            (lambda.activity()[0].running == 1).then_some(())
-        })
-        .await;
-        queue
-            .invoker
-            .submit("Probe", r#"{"do":"say","text":"at last"}"#.into())
-            .await
+        eventually("it is busy", async || (lambda.activity()[0].running == 1).then_some(())).await;
+        queue.invoker.submit("Probe", r#"{"do":"say","text":"at last"}"#.into()).await
     };
     let (busy, submitted) = tokio::join!(busy, submitted);
     assert!(busy.is_ok() && submitted.is_ok());
@@ -290,21 +222,11 @@ async fn an_event_that_is_too_old_or_has_no_function_to_run_is_recorded() {
     old.on_async_failure.max_age = Duration::ZERO;
     for (function, condition) in [
         (old, "EventAgeExceeded"),
-        (
-            Function {
-                reserved_concurrency: Some(0),
-                ..failing_into("lost", 2)
-            },
-            "RetriesExhausted",
-        ),
+        (Function { reserved_concurrency: Some(0), ..failing_into("lost", 2) }, "RetriesExhausted"),
     ] {
         let lambda = start(function).await;
         let queue = Queue::of(&lambda);
-        queue
-            .invoker
-            .submit("Probe", "{}".into())
-            .await
-            .expect("Redis answers");
+        queue.invoker.submit("Probe", "{}".into()).await.expect("Redis answers");
         tokio::time::sleep(Duration::from_millis(5)).await;
         let queue = queue.run();
         queue.empty().await;
@@ -319,15 +241,9 @@ async fn an_event_that_is_too_old_or_has_no_function_to_run_is_recorded() {
 async fn an_invocation_survives_a_runner_that_vanishes_in_the_middle() {
     let lambda = start(probe()).await;
     let queue = Queue::of(&lambda);
-    queue
-        .invoker
-        .submit("Probe", r#"{"do":"sleep","ms":1000}"#.into())
-        .await
-        .expect("Redis answers");
+    queue.invoker.submit("Probe", r#"{"do":"sleep","ms":1000}"#.into()).await.expect("Redis answers");
     let prefix = queue.prefix.clone();
-    tokio::task::spawn_blocking(move || vanish_in_the_middle(prefix))
-        .await
-        .expect("no panic");
+    tokio::task::spawn_blocking(move || vanish_in_the_middle(prefix)).await.expect("no panic");
     assert_eq!(queue.invoker.pending().await.expect("Redis answers"), 1);
     let queue = queue.run();
     let ran = async || (lambda.activity()[0].idle.len() == 1).then_some(());
@@ -343,10 +259,7 @@ fn vanish_in_the_middle(prefix: String) {
     runtime.block_on(async {
         let lambda = start(probe()).await;
         let _queue = Queue::at(&lambda, prefix).run();
-        eventually("it runs", async || {
-            (lambda.activity()[0].running == 1).then_some(())
-        })
-        .await;
+        eventually("it runs", async || (lambda.activity()[0].running == 1).then_some(())).await;
     });
     runtime.shutdown_background();
 }
@@ -355,17 +268,9 @@ fn vanish_in_the_middle(prefix: String) {
 async fn a_long_invocation_keeps_its_lease_and_runs_once() {
     let lambda = start(probe()).await;
     let queue = Queue::of(&lambda).run();
-    queue
-        .invoker
-        .submit("Probe", r#"{"do":"sleep","ms":1200}"#.into())
-        .await
-        .expect("Redis answers");
+    queue.invoker.submit("Probe", r#"{"do":"sleep","ms":1200}"#.into()).await.expect("Redis answers");
     queue.empty().await;
-    assert_eq!(
-        lambda.activity()[0].idle.len(),
-        1,
-        "a second process would mean a second invocation"
-    );
+    assert_eq!(lambda.activity()[0].idle.len(), 1, "a second process would mean a second invocation");
     lambda.shutdown(Duration::from_secs(1)).await;
     queue.end().await;
 }
@@ -376,8 +281,7 @@ async fn an_event_is_not_accepted_while_redis_is_down() {
     let destination: Destination = Arc::new(|_, _| Box::pin(async { Ok(()) }));
     let nowhere = "redis://127.0.0.1:1";
     let invoker =
-        AsyncInvoker::connect(nowhere, "test:", lambda.clone(), destination, short_waits())
-            .expect("the URL is one");
+        AsyncInvoker::connect(nowhere, "test:", lambda.clone(), destination, short_waits()).expect("the URL is one");
     let url = serve(routes(lambda, invoker.clone())).await;
     let refused = invoke(&url, "Probe", &[("X-Amz-Invocation-Type", "Event")], "{}").await;
     assert_eq!(refused.status, 500);

@@ -6,9 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use local_cloud::services::{
-    self, Mode, Origin, Service, Services, ServicesError, ServicesOptions,
-};
+use local_cloud::services::{self, Mode, Origin, Service, Services, ServicesError, ServicesOptions};
 use local_cloud::state::{ProcessId, State};
 use nix::sys::signal::Signal;
 use sqlx::Connection;
@@ -46,10 +44,7 @@ impl Fixture {
         let mut options = self.own();
         options.mode = Mode::Configured;
         options.environment.remove("REDIS_URL");
-        options.environment.insert(
-            "DATABASE_URL".to_owned(),
-            "postgres://elsewhere/db".to_owned(),
-        );
+        options.environment.insert("DATABASE_URL".to_owned(), "postgres://elsewhere/db".to_owned());
         options
     }
 
@@ -69,10 +64,7 @@ impl Drop for Fixture {
     fn drop(&mut self) {
         let state = self.state.clone();
         let stopping = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(services::stop(&state)).ok();
         });
         stopping.join().ok();
@@ -81,20 +73,13 @@ impl Drop for Fixture {
 
 async fn ask_postgres(url: &str, sql: &'static str) -> String {
     let mut connection = sqlx::PgConnection::connect(url).await.unwrap();
-    sqlx::query_scalar(sql)
-        .fetch_one(&mut connection)
-        .await
-        .unwrap()
+    sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
 }
 
 async fn ask_redis(url: &str, command: &[&str]) -> redis::Value {
     let client = redis::Client::open(url).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    redis::cmd(command[0])
-        .arg(&command[1..])
-        .query_async(&mut connection)
-        .await
-        .unwrap()
+    redis::cmd(command[0]).arg(&command[1..]).query_async(&mut connection).await.unwrap()
 }
 
 fn text(text: &str) -> redis::Value {
@@ -118,60 +103,32 @@ async fn own_servers_ignore_urls_that_lie_around_and_keep_their_data_and_ports()
     let mut options = fixture.own();
     options.durable = true;
     for name in ["DATABASE_URL", "REDIS_URL"] {
-        options
-            .environment
-            .insert(name.to_owned(), "somebody's://own".to_owned());
+        options.environment.insert(name.to_owned(), "somebody's://own".to_owned());
     }
-    std::fs::write(
-        fixture._dir.path().join(".env"),
-        "DATABASE_URL=postgres://somebody/x\n",
-    )
-    .unwrap();
+    std::fs::write(fixture._dir.path().join(".env"), "DATABASE_URL=postgres://somebody/x\n").unwrap();
 
     let services = Services::start(&fixture.state, &options).await.unwrap();
     assert_eq!(services.origin(Service::Postgres), Origin::Binaries);
     assert_eq!(services.origin(Service::Redis), Origin::Binaries);
-    let (database, redis) = (
-        services.database_url().to_owned(),
-        services.redis_url().to_owned(),
-    );
+    let (database, redis) = (services.database_url().to_owned(), services.redis_url().to_owned());
     assert!(!database.ends_with(":5432/nightshift") && !redis.contains(":6379/"));
     for (setting, expected) in [
         ("select current_setting('fsync')", "on"),
         ("select current_setting('synchronous_commit')", "on"),
         ("select current_setting('listen_addresses')", "127.0.0.1"),
         ("select current_setting('max_connections')", "200"),
-        (
-            "select pg_encoding_to_char(encoding)::text from pg_database where datname = current_database()",
-            "UTF8",
-        ),
-        (
-            "select datcollate::text from pg_database where datname = current_database()",
-            "C.UTF-8",
-        ),
+        ("select pg_encoding_to_char(encoding)::text from pg_database where datname = current_database()", "UTF8"),
+        ("select datcollate::text from pg_database where datname = current_database()", "C.UTF-8"),
     ] {
-        assert_eq!(
-            ask_postgres(&database, setting).await,
-            expected,
-            "{setting}"
-        );
+        assert_eq!(ask_postgres(&database, setting).await, expected, "{setting}");
     }
-    for (setting, expected) in [
-        ("appendonly", "yes"),
-        ("appendfsync", "everysec"),
-        ("maxmemory-policy", "noeviction"),
-    ] {
+    for (setting, expected) in [("appendonly", "yes"), ("appendfsync", "everysec"), ("maxmemory-policy", "noeviction")]
+    {
         let answer = ask_redis(&redis, &["CONFIG", "GET", setting]).await;
-        assert_eq!(
-            answer,
-            redis::Value::Array(vec![text(setting), text(expected)])
-        );
+        assert_eq!(answer, redis::Value::Array(vec![text(setting), text(expected)]));
     }
     let mut connection = sqlx::PgConnection::connect(&database).await.unwrap();
-    sqlx::raw_sql("create table kept as select 'a mail'::text as what")
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    sqlx::raw_sql("create table kept as select 'a mail'::text as what").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     ask_redis(&redis, &["SET", "kept", "a key"]).await;
 
@@ -180,19 +137,14 @@ async fn own_servers_ignore_urls_that_lie_around_and_keep_their_data_and_ports()
     let services = Services::start(&fixture.state, &options).await.unwrap();
     assert_eq!(services.database_url(), database);
     assert_eq!(services.redis_url(), redis);
-    assert_eq!(
-        ask_postgres(&database, "select what from kept").await,
-        "a mail"
-    );
+    assert_eq!(ask_postgres(&database, "select what from kept").await, "a mail");
     assert_eq!(ask_redis(&redis, &["GET", "kept"]).await, text("a key"));
 }
 
 #[tokio::test]
 async fn a_stranger_without_the_password_is_refused() {
     let fixture = Fixture::new();
-    let services = Services::start(&fixture.state, &fixture.own())
-        .await
-        .unwrap();
+    let services = Services::start(&fixture.state, &fixture.own()).await.unwrap();
     let port = services.database_url().rsplit_once(':').unwrap().1;
     for login in ["nightshift:wrong", "nightshift", "postgres"] {
         let url = format!("postgres://{login}@127.0.0.1:{port}");
@@ -201,13 +153,7 @@ async fn a_stranger_without_the_password_is_refused() {
     let port = services.redis_url().rsplit_once(':').unwrap().1;
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    assert!(
-        redis::cmd("GET")
-            .arg("x")
-            .query_async::<redis::Value>(&mut connection)
-            .await
-            .is_err()
-    );
+    assert!(redis::cmd("GET").arg("x").query_async::<redis::Value>(&mut connection).await.is_err());
 }
 
 #[tokio::test]
@@ -230,17 +176,9 @@ async fn servers_survive_their_killed_runner_and_are_adopted() {
     let (postgres, redis) = (fixture.process("postgres"), fixture.process("redis"));
     assert!(postgres.is_alive() && redis.is_alive());
 
-    let services = Services::start(&fixture.state, &fixture.own())
-        .await
-        .unwrap();
-    assert_eq!(
-        (fixture.process("postgres"), fixture.process("redis")),
-        (postgres.clone(), redis.clone())
-    );
-    assert_eq!(
-        ask_postgres(services.database_url(), "select 'here'").await,
-        "here"
-    );
+    let services = Services::start(&fixture.state, &fixture.own()).await.unwrap();
+    assert_eq!((fixture.process("postgres"), fixture.process("redis")), (postgres.clone(), redis.clone()));
+    assert_eq!(ask_postgres(services.database_url(), "select 'here'").await, "here");
 
     services::stop(&fixture.state).await.unwrap();
     assert!(!postgres.is_alive() && !redis.is_alive());
@@ -264,37 +202,23 @@ async fn run_until_killed() {
 #[tokio::test]
 async fn servers_whose_records_were_lost_are_replaced_and_keep_their_data() {
     let fixture = Fixture::new();
-    let services = Services::start(&fixture.state, &fixture.own())
-        .await
-        .unwrap();
+    let services = Services::start(&fixture.state, &fixture.own()).await.unwrap();
     ask_redis(services.redis_url(), &["SET", "kept", "1"]).await;
     let former = (fixture.process("postgres"), fixture.process("redis"));
     for service in ["postgres", "redis"] {
         std::fs::remove_file(fixture.record(service)).unwrap();
     }
 
-    let services = Services::start(&fixture.state, &fixture.own())
-        .await
-        .unwrap();
+    let services = Services::start(&fixture.state, &fixture.own()).await.unwrap();
     assert!(!former.0.is_alive() && !former.1.is_alive());
-    assert_eq!(
-        ask_redis(services.redis_url(), &["GET", "kept"]).await,
-        text("1")
-    );
-    assert_eq!(
-        ask_postgres(services.database_url(), "select 'here'").await,
-        "here"
-    );
+    assert_eq!(ask_redis(services.redis_url(), &["GET", "kept"]).await, text("1"));
+    assert_eq!(ask_postgres(services.database_url(), "select 'here'").await, "here");
 }
 
 #[tokio::test]
 async fn a_stale_record_with_a_recycled_pid_hurts_nobody() {
     let fixture = Fixture::new();
-    let mut bystander = tokio::process::Command::new("sleep")
-        .arg("300")
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut bystander = tokio::process::Command::new("sleep").arg("300").kill_on_drop(true).spawn().unwrap();
     let mut recycled = ProcessId::of(bystander.id().unwrap()).unwrap();
     recycled.start_ticks -= 1;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -302,13 +226,8 @@ async fn a_stale_record_with_a_recycled_pid_hurts_nobody() {
     let record = serde_json::json!({ "process": recycled, "port": port });
     std::fs::write(fixture.record("redis"), record.to_string()).unwrap();
 
-    let services = Services::start(&fixture.state, &fixture.redis_only())
-        .await
-        .unwrap();
-    assert_ne!(
-        services.redis_url().rsplit_once(':').unwrap().1,
-        format!("{port}/0")
-    );
+    let services = Services::start(&fixture.state, &fixture.redis_only()).await.unwrap();
+    assert_ne!(services.redis_url().rsplit_once(':').unwrap().1, format!("{port}/0"));
     ask_redis(services.redis_url(), &["PING"]).await;
     services.stop().await.unwrap();
     assert!(bystander.try_wait().unwrap().is_none());
@@ -317,36 +236,20 @@ async fn a_stale_record_with_a_recycled_pid_hurts_nobody() {
 #[tokio::test]
 async fn a_server_that_dies_comes_back_on_its_port_with_its_data() {
     let fixture = Fixture::new();
-    let services = Services::start(&fixture.state, &fixture.own())
-        .await
-        .unwrap();
+    let services = Services::start(&fixture.state, &fixture.own()).await.unwrap();
     ask_redis(services.redis_url(), &["SET", "kept", "1"]).await;
     let shutdown = CancellationToken::new();
     let watched = async {
         for service in ["postgres", "redis"] {
             let former = fixture.process(service);
             former.signal(Signal::SIGKILL).unwrap();
-            eventually("a new process", async || {
-                (fixture.process(service) != former).then_some(())
-            })
-            .await;
+            eventually("a new process", async || (fixture.process(service) != former).then_some(())).await;
         }
-        eventually("Postgres", async || {
-            sqlx::PgConnection::connect(services.database_url())
-                .await
-                .ok()
-        })
-        .await;
+        eventually("Postgres", async || sqlx::PgConnection::connect(services.database_url()).await.ok()).await;
         let client = redis::Client::open(services.redis_url()).unwrap();
-        let mut redis = eventually("Redis", async || {
-            client.get_multiplexed_async_connection().await.ok()
-        })
-        .await;
+        let mut redis = eventually("Redis", async || client.get_multiplexed_async_connection().await.ok()).await;
         eventually("the key", async || {
-            let value = redis::cmd("GET")
-                .arg("kept")
-                .query_async::<Option<u32>>(&mut redis)
-                .await;
+            let value = redis::cmd("GET").arg("kept").query_async::<Option<u32>>(&mut redis).await;
             (value.ok()? == Some(1)).then_some(())
         })
         .await;
@@ -357,20 +260,10 @@ async fn a_server_that_dies_comes_back_on_its_port_with_its_data() {
 
 #[tokio::test]
 async fn long_paths_and_blanks_do_not_matter() {
-    let long = [
-        "with a blank, a \"quote\" and ünicode",
-        &"long".repeat(40),
-        &"longer".repeat(20),
-    ]
-    .join("/");
+    let long = ["with a blank, a \"quote\" and ünicode", &"long".repeat(40), &"longer".repeat(20)].join("/");
     let fixture = Fixture::below(&long);
-    let services = Services::start(&fixture.state, &fixture.own())
-        .await
-        .unwrap();
-    assert_eq!(
-        ask_postgres(services.database_url(), "select 'here'").await,
-        "here"
-    );
+    let services = Services::start(&fixture.state, &fixture.own()).await.unwrap();
+    assert_eq!(ask_postgres(services.database_url(), "select 'here'").await, "here");
     ask_redis(services.redis_url(), &["PING"]).await;
 }
 
@@ -379,14 +272,8 @@ async fn urls_that_are_set_win_when_they_may() {
     let fixture = Fixture::new();
     let mut options = fixture.redis_only();
     options.environment.remove("DATABASE_URL");
-    options
-        .environment
-        .insert("REDIS_URL".to_owned(), "redis://elsewhere".to_owned());
-    std::fs::write(
-        fixture._dir.path().join(".env"),
-        "DATABASE_URL='postgres://file/db'\n",
-    )
-    .unwrap();
+    options.environment.insert("REDIS_URL".to_owned(), "redis://elsewhere".to_owned());
+    std::fs::write(fixture._dir.path().join(".env"), "DATABASE_URL='postgres://file/db'\n").unwrap();
     let services = Services::start(&fixture.state, &options).await.unwrap();
     assert_eq!(services.database_url(), "postgres://file/db");
     assert_eq!(services.redis_url(), "redis://elsewhere");
@@ -403,36 +290,19 @@ impl Substitute {
     fn new(script: &str) -> Self {
         let fixture = Fixture::new();
         std::fs::create_dir(fixture._dir.path().join("infra")).unwrap();
-        std::fs::write(
-            fixture._dir.path().join("infra/docker-compose.yml"),
-            "services: {}\n",
-        )
-        .unwrap();
+        std::fs::write(fixture._dir.path().join("infra/docker-compose.yml"), "services: {}\n").unwrap();
         let bin = open_temp_dir();
         let docker = bin.path().join("docker");
-        std::fs::write(
-            &docker,
-            format!(
-                "#!/bin/sh\necho \"$*\" >> '{}/calls'\n{script}",
-                bin.path().display()
-            ),
-        )
-        .unwrap();
+        std::fs::write(&docker, format!("#!/bin/sh\necho \"$*\" >> '{}/calls'\n{script}", bin.path().display()))
+            .unwrap();
         std::fs::set_permissions(&docker, std::fs::Permissions::from_mode(0o755)).unwrap();
         Self { fixture, bin }
     }
 
     fn options(&self, binaries: bool) -> ServicesOptions {
         let mut options = self.fixture.redis_only();
-        let path = if binaries {
-            ":/usr/local/bin:/usr/bin:/bin"
-        } else {
-            ""
-        };
-        options.environment.insert(
-            "PATH".to_owned(),
-            format!("{}{path}", self.bin.path().display()),
-        );
+        let path = if binaries { ":/usr/local/bin:/usr/bin:/bin" } else { "" };
+        options.environment.insert("PATH".to_owned(), format!("{}{path}", self.bin.path().display()));
         options.standard_folders = false;
         options
     }
@@ -445,30 +315,14 @@ impl Substitute {
 #[tokio::test]
 async fn without_a_working_docker_binaries_are_used() {
     for (script, expected_calls) in [
-        (
-            "echo 'permission denied while trying to connect to the socket' >&2; exit 1",
-            1,
-        ),
-        (
-            "[ \"$1\" = version ] && exit 0; echo \"docker: 'compose' is not a docker command.\" >&2; exit 1",
-            2,
-        ),
-        (
-            "case \"$*\" in *' up '*) echo 'pull access denied' >&2; exit 18;; esac; exit 0",
-            3,
-        ),
+        ("echo 'permission denied while trying to connect to the socket' >&2; exit 1", 1),
+        ("[ \"$1\" = version ] && exit 0; echo \"docker: 'compose' is not a docker command.\" >&2; exit 1", 2),
+        ("case \"$*\" in *' up '*) echo 'pull access denied' >&2; exit 18;; esac; exit 0", 3),
     ] {
         let substitute = Substitute::new(script);
-        let services = Services::start(&substitute.fixture.state, &substitute.options(true))
-            .await
-            .unwrap();
+        let services = Services::start(&substitute.fixture.state, &substitute.options(true)).await.unwrap();
         assert_eq!(services.origin(Service::Redis), Origin::Binaries);
-        assert_eq!(
-            substitute.calls().lines().count(),
-            expected_calls,
-            "{}",
-            substitute.calls()
-        );
+        assert_eq!(substitute.calls().lines().count(), expected_calls, "{}", substitute.calls());
         ask_redis(services.redis_url(), &["PING"]).await;
     }
 }
@@ -476,15 +330,10 @@ async fn without_a_working_docker_binaries_are_used() {
 #[tokio::test]
 async fn without_anything_the_command_that_installs_it_is_named() {
     let substitute = Substitute::new("echo 'Cannot connect to the Docker daemon' >&2; exit 1");
-    let refused = Services::start(&substitute.fixture.state, &substitute.options(false))
-        .await
-        .unwrap_err();
+    let refused = Services::start(&substitute.fixture.state, &substitute.options(false)).await.unwrap_err();
     assert!(matches!(refused, ServicesError::Missing { .. }));
     let message = refused.to_string();
-    assert!(
-        message.contains("Cannot connect to the Docker daemon"),
-        "{message}"
-    );
+    assert!(message.contains("Cannot connect to the Docker daemon"), "{message}");
     assert!(message.contains("infra/install-servers.sh'"), "{message}");
 }
 
@@ -502,38 +351,21 @@ esac
 "#;
     let substitute = Substitute::new(script);
     let options = substitute.options(true);
-    let services = Services::start(&substitute.fixture.state, &options)
-        .await
-        .unwrap();
+    let services = Services::start(&substitute.fixture.state, &options).await.unwrap();
     assert_eq!(services.origin(Service::Redis), Origin::Docker);
     let calls = substitute.calls();
     let up = calls.lines().last().unwrap();
-    assert!(
-        up.starts_with("compose --env-file /dev/null -p nightshift-"),
-        "{up}"
-    );
-    assert!(
-        up.ends_with("infra/docker-compose.yml up --detach --wait redis"),
-        "{up}"
-    );
+    assert!(up.starts_with("compose --env-file /dev/null -p nightshift-"), "{up}");
+    assert!(up.ends_with("infra/docker-compose.yml up --detach --wait redis"), "{up}");
 
-    let again = Services::start(&substitute.fixture.state, &options)
-        .await
-        .unwrap();
+    let again = Services::start(&substitute.fixture.state, &options).await.unwrap();
     assert_eq!(again.redis_url(), services.redis_url());
     assert_eq!(substitute.calls(), calls);
 
     services.stop().await.unwrap();
     assert!(substitute.calls().ends_with("stop\n"));
     let client = redis::Client::open(again.redis_url()).unwrap();
-    eventually("its end", async || {
-        client
-            .get_multiplexed_async_connection()
-            .await
-            .is_err()
-            .then_some(())
-    })
-    .await;
+    eventually("its end", async || client.get_multiplexed_async_connection().await.is_err().then_some(())).await;
 }
 
 #[tokio::test]
@@ -541,12 +373,8 @@ async fn own_servers_come_from_binaries_even_where_docker_works() {
     let substitute = Substitute::new("exit 0");
     let mut options = substitute.options(true);
     options.mode = Mode::Own;
-    options
-        .environment
-        .insert("REDIS_URL".to_owned(), "redis://somebody".to_owned());
-    let services = Services::start(&substitute.fixture.state, &options)
-        .await
-        .unwrap();
+    options.environment.insert("REDIS_URL".to_owned(), "redis://somebody".to_owned());
+    let services = Services::start(&substitute.fixture.state, &options).await.unwrap();
     assert_eq!(services.origin(Service::Postgres), Origin::Binaries);
     assert_eq!(services.origin(Service::Redis), Origin::Binaries);
     assert_eq!(substitute.calls(), "");

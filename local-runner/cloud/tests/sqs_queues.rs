@@ -7,21 +7,11 @@ use serde_json::{Value, json};
 use sqs_support::{Queues, Refusal, arn, queue, redrive, url};
 
 fn refusal(kind: &str, code: &str, message: &str) -> Refusal {
-    Refusal {
-        status: 400,
-        kind: kind.to_owned(),
-        code: format!("{code};Sender"),
-        message: message.to_owned(),
-    }
+    Refusal { status: 400, kind: kind.to_owned(), code: format!("{code};Sender"), message: message.to_owned() }
 }
 
 async fn attributes(queues: &Queues, names: &[&str]) -> Value {
-    queues
-        .ok(
-            "GetQueueAttributes",
-            json!({"QueueUrl": url("mail"), "AttributeNames": names}),
-        )
-        .await["Attributes"]
+    queues.ok("GetQueueAttributes", json!({"QueueUrl": url("mail"), "AttributeNames": names})).await["Attributes"]
         .clone()
 }
 
@@ -32,15 +22,8 @@ async fn a_new_queue_has_the_documented_defaults_and_no_others() {
     assert_eq!(answer, json!({"QueueUrl": url("mail")}));
 
     let mut all = attributes(&queues, &["All"]).await;
-    let created = all["CreatedTimestamp"]
-        .as_str()
-        .unwrap()
-        .parse::<u64>()
-        .unwrap();
-    assert!(
-        created > 1_700_000_000 && created < 10_000_000_000,
-        "seconds: {created}"
-    );
+    let created = all["CreatedTimestamp"].as_str().unwrap().parse::<u64>().unwrap();
+    assert!(created > 1_700_000_000 && created < 10_000_000_000, "seconds: {created}");
     all["CreatedTimestamp"].take();
     all["LastModifiedTimestamp"].take();
     assert_eq!(
@@ -60,28 +43,11 @@ async fn a_new_queue_has_the_documented_defaults_and_no_others() {
             "VisibilityTimeout": "30",
         })
     );
+    assert_eq!(attributes(&queues, &["QueueArn", "RedrivePolicy"]).await, json!({"QueueArn": arn("mail")}));
+    assert_eq!(queues.ok("GetQueueAttributes", json!({"QueueUrl": url("mail")})).await, json!({}));
     assert_eq!(
-        attributes(&queues, &["QueueArn", "RedrivePolicy"]).await,
-        json!({"QueueArn": arn("mail")})
-    );
-    assert_eq!(
-        queues
-            .ok("GetQueueAttributes", json!({"QueueUrl": url("mail")}))
-            .await,
-        json!({})
-    );
-    assert_eq!(
-        queues
-            .refused(
-                "GetQueueAttributes",
-                json!({"QueueUrl": url("mail"), "AttributeNames": ["FifoQueue"]})
-            )
-            .await,
-        refusal(
-            "InvalidAttributeName",
-            "InvalidAttributeName",
-            "Unknown Attribute FifoQueue."
-        )
+        queues.refused("GetQueueAttributes", json!({"QueueUrl": url("mail"), "AttributeNames": ["FifoQueue"]})).await,
+        refusal("InvalidAttributeName", "InvalidAttributeName", "Unknown Attribute FifoQueue.")
     );
 }
 
@@ -89,20 +55,11 @@ async fn a_new_queue_has_the_documented_defaults_and_no_others() {
 async fn creating_again_succeeds_while_the_given_attributes_match() {
     let queues = Queues::new().await;
     let create = |attributes: Value| json!({"QueueName": "mail", "Attributes": attributes});
-    queues
-        .ok("CreateQueue", create(json!({"VisibilityTimeout": "60"})))
-        .await;
+    queues.ok("CreateQueue", create(json!({"VisibilityTimeout": "60"}))).await;
     queues.ok("CreateQueue", create(json!({}))).await;
-    queues
-        .ok(
-            "CreateQueue",
-            create(json!({"VisibilityTimeout": "60", "DelaySeconds": "0"})),
-        )
-        .await;
+    queues.ok("CreateQueue", create(json!({"VisibilityTimeout": "60", "DelaySeconds": "0"}))).await;
     assert_eq!(
-        queues
-            .refused("CreateQueue", create(json!({"VisibilityTimeout": "61"})))
-            .await,
+        queues.refused("CreateQueue", create(json!({"VisibilityTimeout": "61"}))).await,
         refusal(
             "QueueNameExists",
             "QueueAlreadyExists",
@@ -116,10 +73,7 @@ async fn names_and_attributes_that_sqs_does_not_know_are_refused() {
     let queues = Queues::new().await;
     for name in ["a b", "a.b", &"x".repeat(81)] {
         assert_eq!(
-            queues
-                .refused("CreateQueue", json!({"QueueName": name}))
-                .await
-                .code,
+            queues.refused("CreateQueue", json!({"QueueName": name})).await.code,
             "InvalidParameterValue;Sender"
         );
     }
@@ -132,34 +86,17 @@ async fn names_and_attributes_that_sqs_does_not_know_are_refused() {
         )
     );
     assert_eq!(
-        queues
-            .refused(
-                "CreateQueue",
-                json!({"QueueName": "mail", "Attributes": {"FifoQueue": "false"}})
-            )
-            .await,
-        refusal(
-            "InvalidAttributeName",
-            "InvalidAttributeName",
-            "Unknown Attribute FifoQueue."
-        )
+        queues.refused("CreateQueue", json!({"QueueName": "mail", "Attributes": {"FifoQueue": "false"}})).await,
+        refusal("InvalidAttributeName", "InvalidAttributeName", "Unknown Attribute FifoQueue.")
     );
-    for fifo in [
-        json!({"QueueName": "mail.fifo"}),
-        json!({"QueueName": "mail", "Attributes": {"FifoQueue": "true"}}),
-    ] {
+    for fifo in [json!({"QueueName": "mail.fifo"}), json!({"QueueName": "mail", "Attributes": {"FifoQueue": "true"}})] {
         let refusal = queues.refused("CreateQueue", fifo).await;
         assert_eq!(refusal.kind, "UnsupportedOperation");
         assert!(refusal.message.contains("FIFO"), "{}", refusal.message);
     }
     let policy = redrive("missing", 3);
     assert_eq!(
-        queues
-            .refused(
-                "CreateQueue",
-                json!({"QueueName": "mail", "Attributes": {"RedrivePolicy": policy}})
-            )
-            .await,
+        queues.refused("CreateQueue", json!({"QueueName": "mail", "Attributes": {"RedrivePolicy": policy}})).await,
         refusal(
             "InvalidParameterValueException",
             "InvalidParameterValue",
@@ -176,64 +113,31 @@ async fn attributes_can_be_set_and_policies_taken_away_again() {
     let queues = Queues::with("mail", &[]).await;
     queues.ensure("dead", &[]).await;
     let set = |attributes: Value| json!({"QueueUrl": url("mail"), "Attributes": attributes});
-    queues
-        .ok(
-            "SetQueueAttributes",
-            set(json!({"VisibilityTimeout": "5", "RedrivePolicy": redrive("dead", 1)})),
-        )
-        .await;
+    queues.ok("SetQueueAttributes", set(json!({"VisibilityTimeout": "5", "RedrivePolicy": redrive("dead", 1)}))).await;
     let named = attributes(&queues, &["VisibilityTimeout", "RedrivePolicy"]).await;
-    assert_eq!(
-        named,
-        json!({"VisibilityTimeout": "5", "RedrivePolicy": redrive("dead", 1)})
-    );
+    assert_eq!(named, json!({"VisibilityTimeout": "5", "RedrivePolicy": redrive("dead", 1)}));
 
-    queues
-        .ok("SetQueueAttributes", set(json!({"RedrivePolicy": ""})))
-        .await;
-    assert_eq!(
-        attributes(&queues, &["VisibilityTimeout", "RedrivePolicy"]).await,
-        json!({"VisibilityTimeout": "5"})
-    );
+    queues.ok("SetQueueAttributes", set(json!({"RedrivePolicy": ""}))).await;
+    assert_eq!(attributes(&queues, &["VisibilityTimeout", "RedrivePolicy"]).await, json!({"VisibilityTimeout": "5"}));
     queues.send("mail", "never dies").await;
     for _ in 0..3 {
         assert_eq!(queues.receive("mail").await.len(), 1);
         queues.advance(6).await;
     }
     assert_eq!(
-        queues
-            .refused(
-                "SetQueueAttributes",
-                set(json!({"VisibilityTimeout": "43201"}))
-            )
-            .await,
-        refusal(
-            "InvalidAttributeValue",
-            "InvalidAttributeValue",
-            "Invalid value for the parameter VisibilityTimeout."
-        )
+        queues.refused("SetQueueAttributes", set(json!({"VisibilityTimeout": "43201"}))).await,
+        refusal("InvalidAttributeValue", "InvalidAttributeValue", "Invalid value for the parameter VisibilityTimeout.")
     );
 }
 
 #[tokio::test]
 async fn an_ensured_queue_takes_over_new_attributes_and_keeps_its_messages() {
-    let queues = Queues::with(
-        "mail",
-        &[("VisibilityTimeout", "60"), ("DelaySeconds", "0")],
-    )
-    .await;
+    let queues = Queues::with("mail", &[("VisibilityTimeout", "60"), ("DelaySeconds", "0")]).await;
     queues.send("mail", "stays").await;
     queues.ensure("mail", &[("VisibilityTimeout", "90")]).await;
-    assert_eq!(
-        attributes(&queues, &["VisibilityTimeout"]).await,
-        json!({"VisibilityTimeout": "90"})
-    );
+    assert_eq!(attributes(&queues, &["VisibilityTimeout"]).await, json!({"VisibilityTimeout": "90"}));
     assert_eq!(queues.counts("mail").await, (1, 0, 0));
-    let error = queues
-        .sqs
-        .ensure_queue(&queue("mail", &[("VisibilityTimeOut", "1")]))
-        .await
-        .unwrap_err();
+    let error = queues.sqs.ensure_queue(&queue("mail", &[("VisibilityTimeOut", "1")])).await.unwrap_err();
     assert_eq!(error.to_string(), "Unknown Attribute VisibilityTimeOut.");
 }
 
@@ -244,47 +148,24 @@ async fn queues_are_found_by_name_and_listed_by_prefix_in_pages() {
     for name in ["mail-2", "mail-1", "other", "mail-3"] {
         queues.ensure(name, &[]).await;
     }
-    assert_eq!(
-        queues
-            .ok("GetQueueUrl", json!({"QueueName": "other"}))
-            .await,
-        json!({"QueueUrl": url("other")})
-    );
+    assert_eq!(queues.ok("GetQueueUrl", json!({"QueueName": "other"})).await, json!({"QueueUrl": url("other")}));
     let all = queues.ok("ListQueues", json!({})).await;
-    assert_eq!(
-        all,
-        json!({"QueueUrls": [url("mail-1"), url("mail-2"), url("mail-3"), url("other")]})
-    );
-    let first = queues
-        .ok(
-            "ListQueues",
-            json!({"QueueNamePrefix": "mail", "MaxResults": 2}),
-        )
-        .await;
+    assert_eq!(all, json!({"QueueUrls": [url("mail-1"), url("mail-2"), url("mail-3"), url("other")]}));
+    let first = queues.ok("ListQueues", json!({"QueueNamePrefix": "mail", "MaxResults": 2})).await;
     assert_eq!(first["QueueUrls"], json!([url("mail-1"), url("mail-2")]));
     let second = queues
-        .ok(
-            "ListQueues",
-            json!({"QueueNamePrefix": "mail", "MaxResults": 2, "NextToken": first["NextToken"]}),
-        )
+        .ok("ListQueues", json!({"QueueNamePrefix": "mail", "MaxResults": 2, "NextToken": first["NextToken"]}))
         .await;
     assert_eq!(second, json!({"QueueUrls": [url("mail-3")]}));
-    assert_eq!(
-        queues.sqs.queue_names().await.unwrap(),
-        ["mail-1", "mail-2", "mail-3", "other"]
-    );
+    assert_eq!(queues.sqs.queue_names().await.unwrap(), ["mail-1", "mail-2", "mail-3", "other"]);
 }
 
 #[tokio::test]
 async fn every_operation_on_a_missing_queue_says_so() {
     let queues = Queues::new().await;
-    let expected = refusal(
-        "QueueDoesNotExist",
-        "AWS.SimpleQueueService.NonExistentQueue",
-        "The specified queue does not exist.",
-    );
-    let entry =
-        json!([{"Id": "a", "MessageBody": "b", "ReceiptHandle": "c", "VisibilityTimeout": 1}]);
+    let expected =
+        refusal("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "The specified queue does not exist.");
+    let entry = json!([{"Id": "a", "MessageBody": "b", "ReceiptHandle": "c", "VisibilityTimeout": 1}]);
     for operation in [
         "ChangeMessageVisibility",
         "DeleteMessage",
@@ -303,19 +184,9 @@ async fn every_operation_on_a_missing_queue_says_so() {
             "QueueUrl": url("mail"), "QueueName": "mail", "MessageBody": "b", "ReceiptHandle": "c", "VisibilityTimeout": 1,
             "Attributes": {"DelaySeconds": "0"}, "Entries": entry,
         });
-        assert_eq!(
-            queues.refused(operation, request).await,
-            expected,
-            "{operation}"
-        );
+        assert_eq!(queues.refused(operation, request).await, expected, "{operation}");
     }
-    assert!(
-        queues
-            .sqs
-            .send("mail", "b", std::time::Duration::ZERO)
-            .await
-            .is_err()
-    );
+    assert!(queues.sqs.send("mail", "b", std::time::Duration::ZERO).await.is_err());
     assert!(queues.sqs.counts("mail").await.is_err());
 }
 
@@ -325,14 +196,8 @@ async fn purging_removes_everything_and_is_allowed_once_a_minute_through_the_api
     for body in ["visible", "in flight"] {
         queues.send("mail", body).await;
     }
-    queues
-        .ok("ReceiveMessage", json!({"QueueUrl": url("mail")}))
-        .await;
-    queues
-        .sqs
-        .send("mail", "delayed", std::time::Duration::from_secs(60))
-        .await
-        .unwrap();
+    queues.ok("ReceiveMessage", json!({"QueueUrl": url("mail")})).await;
+    queues.sqs.send("mail", "delayed", std::time::Duration::from_secs(60)).await.unwrap();
     assert_eq!(queues.counts("mail").await, (1, 1, 1));
     assert_eq!(queues.sqs.purge("mail").await.unwrap(), 3);
     assert_eq!(queues.counts("mail").await, (0, 0, 0));
@@ -358,17 +223,10 @@ async fn purging_removes_everything_and_is_allowed_once_a_minute_through_the_api
 async fn a_deleted_queue_is_gone_with_its_messages_and_its_name_rests_for_a_minute() {
     let queues = Queues::with("mail", &[]).await;
     queues.send("mail", "lost").await;
-    queues
-        .ok("DeleteQueue", json!({"QueueUrl": url("mail")}))
-        .await;
+    queues.ok("DeleteQueue", json!({"QueueUrl": url("mail")})).await;
     assert_eq!(queues.ok("ListQueues", json!({})).await, json!({}));
-    let refusal = queues
-        .refused("CreateQueue", json!({"QueueName": "mail"}))
-        .await;
-    assert_eq!(
-        refusal.code,
-        "AWS.SimpleQueueService.QueueDeletedRecently;Sender"
-    );
+    let refusal = queues.refused("CreateQueue", json!({"QueueName": "mail"})).await;
+    assert_eq!(refusal.code, "AWS.SimpleQueueService.QueueDeletedRecently;Sender");
     queues.advance(60).await;
     queues.ok("CreateQueue", json!({"QueueName": "mail"})).await;
     assert_eq!(queues.counts("mail").await, (0, 0, 0));
@@ -377,19 +235,7 @@ async fn a_deleted_queue_is_gone_with_its_messages_and_its_name_rests_for_a_minu
 #[tokio::test]
 async fn operations_that_are_not_offered_and_those_that_do_not_exist_are_told_apart() {
     let queues = Queues::with("mail", &[]).await;
-    assert_eq!(
-        queues.refused("StartMessageMoveTask", json!({})).await.kind,
-        "UnsupportedOperation"
-    );
-    assert_eq!(
-        queues.refused("MakeCoffee", json!({})).await.kind,
-        "UnknownOperationException"
-    );
-    assert_eq!(
-        queues
-            .refused("SendMessage", json!({"QueueUrl": 5}))
-            .await
-            .kind,
-        "SerializationException"
-    );
+    assert_eq!(queues.refused("StartMessageMoveTask", json!({})).await.kind, "UnsupportedOperation");
+    assert_eq!(queues.refused("MakeCoffee", json!({})).await.kind, "UnknownOperationException");
+    assert_eq!(queues.refused("SendMessage", json!({"QueueUrl": 5})).await.kind, "SerializationException");
 }

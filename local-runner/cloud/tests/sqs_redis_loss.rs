@@ -20,10 +20,7 @@ fn internal_error() -> Refusal {
 
 async fn works_again(queues: &Queues) {
     let receive = json!({"QueueUrl": url("mail"), "WaitTimeSeconds": 0});
-    eventually("the queue answers again", async || {
-        queues.call("ReceiveMessage", receive.clone()).await.is_ok()
-    })
-    .await;
+    eventually("the queue answers again", async || queues.call("ReceiveMessage", receive.clone()).await.is_ok()).await;
 }
 
 #[tokio::test]
@@ -36,12 +33,7 @@ async fn a_cut_connection_is_an_internal_error_until_redis_is_back() {
     way.cut();
     for _ in 0..3 {
         let asked = Instant::now();
-        let refusal = queues
-            .refused(
-                "SendMessage",
-                json!({"QueueUrl": url("mail"), "MessageBody": "x"}),
-            )
-            .await;
+        let refusal = queues.refused("SendMessage", json!({"QueueUrl": url("mail"), "MessageBody": "x"})).await;
         assert_eq!(refusal, internal_error());
         assert!(asked.elapsed() < Duration::from_secs(6));
     }
@@ -58,17 +50,8 @@ async fn a_silent_redis_is_given_up_within_bounds() {
 
     way.fall_silent();
     let asked = Instant::now();
-    assert_eq!(
-        queues
-            .refused("ReceiveMessage", json!({"QueueUrl": url("mail")}))
-            .await,
-        internal_error()
-    );
-    assert!(
-        asked.elapsed() < Duration::from_secs(6),
-        "{:?}",
-        asked.elapsed()
-    );
+    assert_eq!(queues.refused("ReceiveMessage", json!({"QueueUrl": url("mail")})).await, internal_error());
+    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
     way.repair();
     works_again(&queues).await;
 }
@@ -77,26 +60,19 @@ async fn a_silent_redis_is_given_up_within_bounds() {
 async fn scripts_that_redis_forgot_are_sent_again() {
     let queues = Queues::with("mail", &[]).await;
     queues.send("mail", "one").await;
-    let mut connection = redis::Client::open(redis_url())
-        .unwrap()
-        .get_connection()
-        .unwrap();
-    let _: () = redis::cmd("SCRIPT")
-        .arg("FLUSH")
-        .query(&mut connection)
-        .unwrap();
+    let mut connection = redis::Client::open(redis_url()).unwrap().get_connection().unwrap();
+    let _: () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut connection).unwrap();
     queues.send("mail", "two").await;
     assert_eq!(bodies(&queues.receive("mail").await), ["one", "two"]);
 }
 
 #[tokio::test]
 async fn without_redis_connecting_fails_with_the_place_and_without_the_password() {
-    let error =
-        local_cloud::sqs::Sqs::connect("redis://:secret@127.0.0.1:1/0", "x:", "http://localhost")
-            .await
-            .err()
-            .unwrap()
-            .to_string();
+    let error = local_cloud::sqs::Sqs::connect("redis://:secret@127.0.0.1:1/0", "x:", "http://localhost")
+        .await
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("127.0.0.1:1"), "{error}");
     assert!(!error.contains("secret"), "{error}");
 }

@@ -107,7 +107,10 @@ async fn add(add: Add, session: &Session) -> Result<()> {
     };
     match accounts::add(&session.db, keys.as_ref(), &new, add.replace).await? {
         Some(_) => {
-            println!("Account {} sends as {} through {}:{} ({})", new.name, new.from_email, new.host, new.port, new.security);
+            println!(
+                "Account {} sends as {} through {}:{} ({})",
+                new.name, new.from_email, new.host, new.port, new.security
+            );
             Ok(())
         }
         None => bail!("there is an account {} already; --replace changes it", new.name),
@@ -160,9 +163,9 @@ async fn list(json: bool, session: &Session) -> Result<()> {
     }
     let mut table = output::table(["Account", "Server", "Security", "Login", "From", "Connections", "Paused"]);
     for account in accounts {
-        let paused = account.paused_until.map(|until| {
-            format!("until {}: {}", until.format("%F %T UTC"), account.pause_reason.unwrap_or_default())
-        });
+        let paused = account
+            .paused_until
+            .map(|until| format!("until {}: {}", until.format("%F %T UTC"), account.pause_reason.unwrap_or_default()));
         table.add_row([
             account.name,
             account.server,

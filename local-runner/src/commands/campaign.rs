@@ -162,7 +162,10 @@ async fn create(new: Create, session: &Session) -> Result<()> {
             "started": new.start,
         }));
     }
-    println!("Campaign {id} \"{}\": {} recipients imported, {} rejected", campaign.name, imported.imported, imported.rejected);
+    println!(
+        "Campaign {id} \"{}\": {} recipients imported, {} rejected",
+        campaign.name, imported.imported, imported.rejected
+    );
     rejects.show();
     if new.start {
         println!("It goes out; watch it with: local-runner campaign progress {id} --wait");
@@ -211,7 +214,8 @@ impl Rejects {
             }
         };
         let line = reject.line.to_string();
-        writer.write_record([line.as_str(), &reject.reason].into_iter().chain(reject.cells.iter().map(String::as_str)))?;
+        writer
+            .write_record([line.as_str(), &reject.reason].into_iter().chain(reject.cells.iter().map(String::as_str)))?;
         self.count += 1;
         if self.first.len() < REJECTS_SHOWN {
             self.first.push(reject);

@@ -43,11 +43,7 @@ impl Cron {
     pub(crate) fn parse(inner: &str) -> Result<Self, Wrong> {
         let parts: Vec<&str> = inner.split(' ').collect();
         let &[minutes, hours, day_of_month, month, day_of_week, year] = parts.as_slice() else {
-            return Err(Wrong {
-                field: None,
-                position: 0,
-                problem: Problem::FieldCount(parts.len()),
-            });
+            return Err(Wrong { field: None, position: 0, problem: Problem::FieldCount(parts.len()) });
         };
         let mut position = 0;
         let mut next = |field, text: &'_ str| {
@@ -63,11 +59,7 @@ impl Cron {
             (next(Field::DayOfWeek, day_of_week), day_of_week),
             (next(Field::Year, year), year),
         ]
-        .map(|((field, position), text)| Text {
-            field,
-            text,
-            position,
-        });
+        .map(|((field, position), text)| Text { field, text, position });
 
         let minutes = minutes.values()?;
         let hours = hours.values()?;
@@ -81,19 +73,10 @@ impl Cron {
         let years = year.values()?;
         let times = hours
             .iter()
-            .flat_map(|hour| {
-                minutes
-                    .iter()
-                    .map(|minute| (u32::from(*hour), u32::from(*minute)))
-            })
+            .flat_map(|hour| minutes.iter().map(|minute| (u32::from(*hour), u32::from(*minute))))
             .filter_map(|(hour, minute)| NaiveTime::from_hms_opt(hour, minute, 0))
             .collect();
-        Ok(Self {
-            times,
-            days,
-            months,
-            years,
-        })
+        Ok(Self { times, days, months, years })
     }
 
     /// Taking the earlier instant of a repeated local time keeps instants in the order of local times: nothing before
@@ -103,9 +86,7 @@ impl Cron {
         let mut day = now.date();
         loop {
             day = self.day_from(day)?;
-            let passed = self
-                .times
-                .partition_point(|time| day.and_time(*time) <= now);
+            let passed = self.times.partition_point(|time| day.and_time(*time) <= now);
             let due = self.times[passed..]
                 .iter()
                 .filter_map(|time| to_utc(day.and_time(*time), zone))
@@ -142,19 +123,11 @@ impl Cron {
         let mut last_run: Option<DateTime<Utc>> = None;
         let mut day = start;
         while let Some(selected) = self.day_from(day).filter(|selected| *selected <= end) {
-            let runs = || {
-                self.times
-                    .iter()
-                    .filter_map(|time| to_utc(selected.and_time(*time), zone))
-            };
+            let runs = || self.times.iter().filter_map(|time| to_utc(selected.and_time(*time), zone));
             if let (Some(previous), Some(first)) = (last_run, runs().next()) {
                 longest = longest.max(Some(first - previous));
             }
-            let mut backwards = self
-                .times
-                .iter()
-                .rev()
-                .filter_map(|time| to_utc(selected.and_time(*time), zone));
+            let mut backwards = self.times.iter().rev().filter_map(|time| to_utc(selected.and_time(*time), zone));
             if let Some(last) = backwards.next() {
                 last_run = Some(last);
                 longest = longest.max(within_day);
@@ -167,24 +140,14 @@ impl Cron {
     /// The first selected day from `day` on.
     fn day_from(&self, mut day: NaiveDate) -> Option<NaiveDate> {
         loop {
-            let year = self
-                .years
-                .iter()
-                .map(|year| i32::from(*year))
-                .find(|year| *year >= day.year())?;
+            let year = self.years.iter().map(|year| i32::from(*year)).find(|year| *year >= day.year())?;
             if year > day.year() {
                 day = NaiveDate::from_ymd_opt(year, 1, 1)?;
             }
-            let first = self
-                .months
-                .iter()
-                .map(|month| u32::from(*month))
-                .find(|month| *month >= day.month());
+            let first = self.months.iter().map(|month| u32::from(*month)).find(|month| *month >= day.month());
             match first {
                 None => day = NaiveDate::from_ymd_opt(day.year() + 1, 1, 1)?,
-                Some(month) if month > day.month() => {
-                    day = NaiveDate::from_ymd_opt(day.year(), month, 1)?
-                }
+                Some(month) if month > day.month() => day = NaiveDate::from_ymd_opt(day.year(), month, 1)?,
                 Some(_) if self.days.selects(day) => return Some(day),
                 Some(_) => day = day.succ_opt()?,
             }
@@ -194,21 +157,11 @@ impl Cron {
     /// The last selected day up to `day`.
     fn day_until(&self, mut day: NaiveDate) -> Option<NaiveDate> {
         loop {
-            let year = self
-                .years
-                .iter()
-                .rev()
-                .map(|year| i32::from(*year))
-                .find(|year| *year <= day.year())?;
+            let year = self.years.iter().rev().map(|year| i32::from(*year)).find(|year| *year <= day.year())?;
             if year < day.year() {
                 day = NaiveDate::from_ymd_opt(year, 12, 31)?;
             }
-            let last = self
-                .months
-                .iter()
-                .rev()
-                .map(|month| u32::from(*month))
-                .find(|month| *month <= day.month());
+            let last = self.months.iter().rev().map(|month| u32::from(*month)).find(|month| *month <= day.month());
             match last {
                 None => day = NaiveDate::from_ymd_opt(day.year() - 1, 12, 31)?,
                 Some(month) if month < day.month() => {
@@ -229,11 +182,9 @@ fn day_of_month_rule(text: Text<'_>) -> Result<DayRule, Wrong> {
         "L" => Ok(DayRule::LastOfMonth),
         "LW" => Ok(DayRule::LastWorkday),
         list if list.contains(',') => Err(text.wrong(Problem::NotAlone)),
-        day => day
-            .strip_suffix('W')
-            .and_then(|day| text.value(day))
-            .map(DayRule::Workday)
-            .ok_or_else(|| text.refused()),
+        day => {
+            day.strip_suffix('W').and_then(|day| text.value(day)).map(DayRule::Workday).ok_or_else(|| text.refused())
+        }
     }
 }
 
@@ -249,16 +200,10 @@ fn day_of_week_rule(text: Text<'_>) -> Result<DayRule, Wrong> {
         return Err(text.wrong(Problem::NotAlone));
     }
     if let Some(day) = text.text.strip_suffix('L') {
-        return text
-            .value(day)
-            .map(DayRule::LastOfWeek)
-            .ok_or_else(|| text.refused());
+        return text.value(day).map(DayRule::LastOfWeek).ok_or_else(|| text.refused());
     }
     let nth = text.text.split_once('#').and_then(|(day, nth)| {
-        let nth = nth
-            .parse::<u16>()
-            .ok()
-            .filter(|number| nth.len() == 1 && (1..=5).contains(number))?;
+        let nth = nth.parse::<u16>().ok().filter(|number| nth.len() == 1 && (1..=5).contains(number))?;
         Some(DayRule::NthOfWeek(text.value(day)?, nth))
     });
     nth.ok_or_else(|| text.refused())

@@ -21,25 +21,9 @@ pub struct ParseError {
 
 impl ParseError {
     /// `offset` counts bytes from 0, as the parser does.
-    pub(crate) fn new(
-        text: &str,
-        dialect: Dialect,
-        field: Option<Field>,
-        offset: usize,
-        problem: Problem,
-    ) -> Self {
-        let position = text
-            .char_indices()
-            .take_while(|(index, _)| *index < offset)
-            .count()
-            + 1;
-        Self {
-            expression: text.to_owned(),
-            dialect,
-            field,
-            position,
-            problem,
-        }
+    pub(crate) fn new(text: &str, dialect: Dialect, field: Option<Field>, offset: usize, problem: Problem) -> Self {
+        let position = text.char_indices().take_while(|(index, _)| *index < offset).count() + 1;
+        Self { expression: text.to_owned(), dialect, field, position, problem }
     }
 
     /// The sentence with which AWS itself refuses the expression.

@@ -10,9 +10,7 @@ pub(crate) struct Wrong {
     pub(crate) problem: Problem,
 }
 
-const MONTHS: [&str; 12] = [
-    "JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC",
-];
+const MONTHS: [&str; 12] = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 const DAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 
 /// A field's text, and where it stands.
@@ -25,11 +23,7 @@ pub(crate) struct Text<'a> {
 
 impl Text<'_> {
     pub(crate) fn wrong(&self, problem: Problem) -> Wrong {
-        Wrong {
-            field: Some(self.field),
-            position: self.position,
-            problem,
-        }
+        Wrong { field: Some(self.field), position: self.position, problem }
     }
 
     pub(crate) fn refused(&self) -> Wrong {
@@ -50,9 +44,7 @@ impl Text<'_> {
         if text.is_empty() || text.len() > 4 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
-        text.parse()
-            .ok()
-            .filter(|value| (least..=most).contains(value))
+        text.parse().ok().filter(|value| (least..=most).contains(value))
     }
 
     /// All values of a list of values, ranges and steps, sorted, each once.
@@ -60,12 +52,7 @@ impl Text<'_> {
         let mut values = Vec::new();
         let mut position = self.position;
         for text in self.text.split(',') {
-            Text {
-                field: self.field,
-                text,
-                position,
-            }
-            .item(&mut values)?;
+            Text { field: self.field, text, position }.item(&mut values)?;
             position += text.len() + 1;
         }
         values.sort_unstable();
@@ -82,10 +69,7 @@ impl Text<'_> {
         let (first, last) = if range == "*" {
             (least, most)
         } else if let Some((first, last)) = range.split_once('-') {
-            (
-                self.value(first).ok_or_else(|| self.refused())?,
-                self.value(last).ok_or_else(|| self.refused())?,
-            )
+            (self.value(first).ok_or_else(|| self.refused())?, self.value(last).ok_or_else(|| self.refused())?)
         } else {
             let first = self.value(range).ok_or_else(|| self.refused())?;
             // `5/20` runs from 5 to the end of the field, plain `5` is itself.
@@ -99,24 +83,15 @@ impl Text<'_> {
         };
         for passed in (0..=span).step_by(usize::from(step.unwrap_or(1))) {
             let value = first + passed;
-            values.push(if value > most {
-                value - most - 1 + least
-            } else {
-                value
-            });
+            values.push(if value > most { value - most - 1 + least } else { value });
         }
         Ok(())
     }
 
     fn step(&self, text: &str) -> Result<u16, Wrong> {
         let (least, most) = bounds(self.field);
-        let largest = if self.field == Field::Year {
-            most - least
-        } else {
-            most
-        };
-        let digits =
-            !text.is_empty() && text.len() <= 4 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let largest = if self.field == Field::Year { most - least } else { most };
+        let digits = !text.is_empty() && text.len() <= 4 && text.bytes().all(|byte| byte.is_ascii_digit());
         digits
             .then(|| text.parse().ok())
             .flatten()

@@ -56,34 +56,19 @@ const LONGEST_RATE_DAYS: i64 = 366 * 230;
 impl ScheduleExpression {
     /// Understands `text` as `dialect` writes it; the error names the field, the character and what is allowed there.
     pub fn parse(text: &str, dialect: Dialect) -> Result<Self, ParseError> {
-        let fail = |position: usize, problem: Problem| {
-            ParseError::new(text, dialect, None, position, problem)
-        };
-        let (name, inner) = text
-            .strip_suffix(')')
-            .and_then(|open| open.split_once('('))
-            .ok_or_else(|| fail(0, Problem::Form))?;
+        let fail = |position: usize, problem: Problem| ParseError::new(text, dialect, None, position, problem);
+        let (name, inner) =
+            text.strip_suffix(')').and_then(|open| open.split_once('(')).ok_or_else(|| fail(0, Problem::Form))?;
         let offset = name.len() + 1;
         let kind = match name {
             "rate" => Kind::Rate(rate(inner, dialect).map_err(|problem| fail(offset, problem))?),
             "cron" => Kind::Cron(Cron::parse(inner).map_err(|wrong| {
-                ParseError::new(
-                    text,
-                    dialect,
-                    wrong.field,
-                    offset + wrong.position,
-                    wrong.problem,
-                )
+                ParseError::new(text, dialect, wrong.field, offset + wrong.position, wrong.problem)
             })?),
-            "at" if dialect == Dialect::Scheduler => {
-                Kind::At(at(inner).ok_or_else(|| fail(offset, Problem::At))?)
-            }
+            "at" if dialect == Dialect::Scheduler => Kind::At(at(inner).ok_or_else(|| fail(offset, Problem::At))?),
             _ => return Err(fail(0, Problem::Form)),
         };
-        Ok(Self {
-            text: text.to_owned(),
-            kind,
-        })
+        Ok(Self { text: text.to_owned(), kind })
     }
 
     /// The first instant after `instant` (never `instant` itself) at which the schedule is due, or `None` when there is
@@ -92,12 +77,7 @@ impl ScheduleExpression {
     /// `cron` and `at` follow the wall clock of `zone`: a local time that a change of the clock leaves out is skipped, one
     /// that it repeats counts once, the first time. `rate` counts whole intervals from `anchor`, the moment at which the
     /// schedule was created, whatever the clocks do; it is first due one interval after it.
-    pub fn next_after(
-        &self,
-        instant: DateTime<Utc>,
-        zone: Tz,
-        anchor: DateTime<Utc>,
-    ) -> Option<DateTime<Utc>> {
+    pub fn next_after(&self, instant: DateTime<Utc>, zone: Tz, anchor: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match &self.kind {
             Kind::Rate(every) => {
                 let passed = intervals(anchor, instant, *every).max(0);
@@ -110,12 +90,7 @@ impl ScheduleExpression {
 
     /// The last instant up to and including `instant` at which the schedule was due, or `None` when it never was.
     /// Follows the rules of [`next_after`](Self::next_after).
-    pub fn latest_until(
-        &self,
-        instant: DateTime<Utc>,
-        zone: Tz,
-        anchor: DateTime<Utc>,
-    ) -> Option<DateTime<Utc>> {
+    pub fn latest_until(&self, instant: DateTime<Utc>, zone: Tz, anchor: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match &self.kind {
             Kind::Rate(every) => match intervals(anchor, instant, *every) {
                 passed if passed >= 1 => multiple(anchor, *every, passed),
@@ -153,9 +128,7 @@ impl fmt::Display for ScheduleExpression {
 
 /// The instant of a local time: the earlier one when the clock shows it twice, none when it never shows it.
 fn to_utc(local: NaiveDateTime, zone: Tz) -> Option<DateTime<Utc>> {
-    zone.from_local_datetime(&local)
-        .earliest()
-        .map(|instant| instant.to_utc())
+    zone.from_local_datetime(&local).earliest().map(|instant| instant.to_utc())
 }
 
 /// Whole intervals between `anchor` and `instant`, rounded towards the past.
@@ -163,11 +136,7 @@ fn intervals(anchor: DateTime<Utc>, instant: DateTime<Utc>, every: TimeDelta) ->
     let passed = instant - anchor;
     let whole = passed.num_seconds().div_euclid(every.num_seconds());
     // `num_seconds` rounds towards zero: just before the anchor that is a second too late.
-    if passed < TimeDelta::zero() && whole == 0 {
-        -1
-    } else {
-        whole
-    }
+    if passed < TimeDelta::zero() && whole == 0 { -1 } else { whole }
 }
 
 fn multiple(anchor: DateTime<Utc>, every: TimeDelta, count: i64) -> Option<DateTime<Utc>> {

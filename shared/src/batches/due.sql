@@ -17,8 +17,8 @@ due as (
         b.id,
         b.account_id,
         b.campaign_id,
-        -- as many as its connections can keep busy, and one that waits
-        least($2, (a.max_connections + $4::integer - 1) / $4::integer + 1) as most,
+        -- as many as its connections can keep busy
+        least($2, (a.max_connections + $4::integer - 1) / $4::integer) as most,
         row_number() over (partition by b.account_id, b.campaign_id order by b.id) as turn
     from nightshift.batches b
     join nightshift.smtp_accounts a on a.id = b.account_id

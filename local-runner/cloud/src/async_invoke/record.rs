@@ -24,12 +24,7 @@ impl Condition {
 }
 
 /// The record, version 1.0, with the function's last answer if there was one.
-pub(super) fn body(
-    entry: &Entry,
-    function_arn: &str,
-    condition: Condition,
-    answer: Option<&[u8]>,
-) -> String {
+pub(super) fn body(entry: &Entry, function_arn: &str, condition: Condition, answer: Option<&[u8]>) -> String {
     let mut record = json!({
         "version": "1.0",
         "timestamp": Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
@@ -50,6 +45,5 @@ pub(super) fn body(
 }
 
 fn json_or_text(bytes: &[u8]) -> Value {
-    serde_json::from_slice(bytes)
-        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
+    serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
 }

@@ -123,16 +123,13 @@ pub(super) struct Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store")
-            .field("due", &self.due)
-            .finish_non_exhaustive()
+        f.debug_struct("Store").field("due", &self.due).finish_non_exhaustive()
     }
 }
 
 impl Store {
     pub(super) fn connect(redis_url: &str, prefix: &str) -> anyhow::Result<Self> {
-        let client = redis::Client::open(redis_url)
-            .context("the Redis URL for asynchronous invocations is invalid")?;
+        let client = redis::Client::open(redis_url).context("the Redis URL for asynchronous invocations is invalid")?;
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(1)
             .set_max_delay(Duration::from_secs(1))
@@ -145,48 +142,28 @@ impl Store {
         })
     }
 
-    pub(super) async fn add(
-        &self,
-        id: RequestId,
-        function: &str,
-        payload: &[u8],
-    ) -> anyhow::Result<()> {
+    pub(super) async fn add(&self, id: RequestId, function: &str, payload: &[u8]) -> anyhow::Result<()> {
         let mut script = ADD.key(&self.due);
-        script
-            .key(self.key(id))
-            .arg(id.to_string())
-            .arg(function)
-            .arg(payload);
+        script.key(self.key(id)).arg(id.to_string()).arg(function).arg(payload);
         Ok(script.invoke_async(&mut self.connection.clone()).await?)
     }
 
     pub(super) async fn pending(&self) -> anyhow::Result<u64> {
-        Ok(redis::cmd("ZCARD")
-            .arg(&self.due)
-            .query_async(&mut self.connection.clone())
-            .await?)
+        Ok(redis::cmd("ZCARD").arg(&self.due).query_async(&mut self.connection.clone()).await?)
     }
 
     pub(super) async fn claim(&self, most: usize, lease: Duration) -> anyhow::Result<Claimed> {
         let mut script = CLAIM.key(&self.due);
         script.arg(&self.entries).arg(most).arg(ms(lease));
-        let (wait, rows): (i64, Vec<Row>) =
-            script.invoke_async(&mut self.connection.clone()).await?;
-        let entries = rows
-            .into_iter()
-            .map(Self::entry)
-            .collect::<anyhow::Result<_>>()?;
+        let (wait, rows): (i64, Vec<Row>) = script.invoke_async(&mut self.connection.clone()).await?;
+        let entries = rows.into_iter().map(Self::entry).collect::<anyhow::Result<_>>()?;
         let next_due = u64::try_from(wait).map_or(IDLE, Duration::from_millis);
         Ok(Claimed { entries, next_due })
     }
 
-    fn entry(
-        (id, function, payload, age, failures, throttles, record, token): Row,
-    ) -> anyhow::Result<Entry> {
+    fn entry((id, function, payload, age, failures, throttles, record, token): Row) -> anyhow::Result<Entry> {
         Ok(Entry {
-            request_id: id
-                .parse()
-                .with_context(|| format!("{id} is no id of an invocation; remove it from Redis"))?,
+            request_id: id.parse().with_context(|| format!("{id} is no id of an invocation; remove it from Redis"))?,
             function,
             payload: payload.into(),
             age: Duration::from_millis(age),
@@ -207,10 +184,7 @@ impl Store {
     ) -> anyhow::Result<()> {
         let mut script = self.step(&PUT_OFF, entry);
         script.arg(ms(delay)).arg(failures).arg(throttles);
-        self.report(
-            entry,
-            script.invoke_async(&mut self.connection.clone()).await?,
-        );
+        self.report(entry, script.invoke_async(&mut self.connection.clone()).await?);
         Ok(())
     }
 
@@ -223,38 +197,26 @@ impl Store {
 
     pub(super) async fn finish(&self, entry: &Entry) -> anyhow::Result<()> {
         let script = self.step(&FINISH, entry);
-        self.report(
-            entry,
-            script.invoke_async(&mut self.connection.clone()).await?,
-        );
+        self.report(entry, script.invoke_async(&mut self.connection.clone()).await?);
         Ok(())
     }
 
     pub(super) async fn keep_record(&self, entry: &Entry, record: &str) -> anyhow::Result<()> {
         let mut script = KEEP_RECORD.key(self.key(entry.request_id));
         script.arg(entry.token).arg(record);
-        self.report(
-            entry,
-            script.invoke_async(&mut self.connection.clone()).await?,
-        );
+        self.report(entry, script.invoke_async(&mut self.connection.clone()).await?);
         Ok(())
     }
 
     fn step<'a>(&self, script: &'a Script, entry: &Entry) -> redis::ScriptInvocation<'a> {
         let mut script = script.key(&self.due);
-        script
-            .key(self.key(entry.request_id))
-            .arg(entry.token)
-            .arg(entry.request_id.to_string());
+        script.key(self.key(entry.request_id)).arg(entry.token).arg(entry.request_id.to_string());
         script
     }
 
     fn report(&self, entry: &Entry, ours: bool) {
         if !ours {
-            tracing::warn!(
-                "asynchronous invocation {} was taken over by another runner",
-                entry.request_id
-            );
+            tracing::warn!("asynchronous invocation {} was taken over by another runner", entry.request_id);
         }
     }
 

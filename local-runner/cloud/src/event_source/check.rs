@@ -18,9 +18,7 @@ pub enum MappingError {
         function_seconds: u64,
     },
     /// `BatchSize` above 10 without a window.
-    #[error(
-        "Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10"
-    )]
+    #[error("Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10")]
     LargeBatchWithoutWindow,
     /// `BatchSize` outside 1 to 10,000.
     #[error("BatchSize {0} must be between 1 and 10000")]
@@ -32,9 +30,7 @@ pub enum MappingError {
     #[error("MaximumConcurrency {0} must be between 2 and 1000")]
     Concurrency(u32),
     /// `MaximumConcurrency` beyond what the function may run.
-    #[error(
-        "MaximumConcurrency {maximum} must not exceed the function's reserved concurrency {reserved}"
-    )]
+    #[error("MaximumConcurrency {maximum} must not exceed the function's reserved concurrency {reserved}")]
     ConcurrencyAboveReserved {
         /// Of the mapping.
         maximum: u32,
@@ -47,11 +43,7 @@ pub enum MappingError {
 ///
 /// # Errors
 /// The first rule that it breaks.
-pub fn check(
-    source: &EventSource,
-    function: &Function,
-    visibility: Duration,
-) -> Result<(), MappingError> {
+pub fn check(source: &EventSource, function: &Function, visibility: Duration) -> Result<(), MappingError> {
     let window = source.batching_window.as_secs();
     if !(1..=10_000).contains(&source.batch_size) {
         return Err(MappingError::BatchSize(source.batch_size));
@@ -66,10 +58,7 @@ pub fn check(
         if !(2..=1000).contains(&maximum) {
             return Err(MappingError::Concurrency(maximum));
         }
-        if let Some(reserved) = function
-            .reserved_concurrency
-            .filter(|reserved| maximum > *reserved)
-        {
+        if let Some(reserved) = function.reserved_concurrency.filter(|reserved| maximum > *reserved) {
             return Err(MappingError::ConcurrencyAboveReserved { maximum, reserved });
         }
     }

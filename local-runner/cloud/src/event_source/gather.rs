@@ -36,18 +36,11 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn ids(&self) -> HashSet<&str> {
-        self.records
-            .iter()
-            .map(|record| record.received.id.as_str())
-            .collect()
+        self.records.iter().map(|record| record.received.id.as_str()).collect()
     }
 
     pub(super) fn payload(&self) -> Bytes {
-        let records: Vec<&str> = self
-            .records
-            .iter()
-            .map(|record| record.json.as_str())
-            .collect();
+        let records: Vec<&str> = self.records.iter().map(|record| record.json.as_str()).collect();
         Bytes::from([HEAD, &records.join(","), TAIL].concat())
     }
 }
@@ -88,9 +81,7 @@ impl Gatherer {
             if !records.is_empty() && closes.is_none() {
                 closes = Some(Instant::now() + self.window);
             }
-            let wait = closes.map_or(LONG_POLL, |closes| {
-                closes.saturating_duration_since(Instant::now())
-            });
+            let wait = closes.map_or(LONG_POLL, |closes| closes.saturating_duration_since(Instant::now()));
             if full || wait.is_zero() {
                 return Ok(closed(records));
             }
@@ -99,19 +90,14 @@ impl Gatherer {
                 return Ok(None);
             }
             let room = (self.batch_size - records.len()).min(RECEIVE);
-            match self
-                .sqs
-                .receive(&self.queue, room, None, Some(wait.min(LONG_POLL)), stop)
-                .await
-            {
+            match self.sqs.receive(&self.queue, room, None, Some(wait.min(LONG_POLL)), stop).await {
                 Ok(batch) => {
                     let nothing = batch.messages.is_empty();
-                    self.rest
-                        .extend(batch.messages.into_iter().map(|received| Record {
-                            json: record::json(&received, &self.queue_arn),
-                            visible_again: batch.visible_again,
-                            received,
-                        }));
+                    self.rest.extend(batch.messages.into_iter().map(|received| Record {
+                        json: record::json(&received, &self.queue_arn),
+                        visible_again: batch.visible_again,
+                        received,
+                    }));
                     if nothing && records.is_empty() {
                         return Ok(None);
                     }
@@ -164,8 +150,5 @@ impl Gatherer {
 
 fn closed(records: Vec<Record>) -> Option<Batch> {
     let visible_again = records.iter().map(|record| record.visible_again).min()?;
-    Some(Batch {
-        records,
-        visible_again,
-    })
+    Some(Batch { records, visible_again })
 }

@@ -35,13 +35,7 @@ pub(super) fn ceiling(maximum: Option<u32>, reserved: Option<u32>) -> usize {
 
 impl Pace {
     pub(super) fn new(ceiling: usize) -> Self {
-        Self {
-            ceiling,
-            state: Mutex::new(State {
-                limit: START.min(ceiling),
-                next_step: None,
-            }),
-        }
+        Self { ceiling, state: Mutex::new(State { limit: START.min(ceiling), next_step: None }) }
     }
 
     /// The limit at `now` with this many `running`: one more than before where all places are taken and a step is due.
@@ -70,10 +64,7 @@ impl Pace {
     /// Back to the start, after a long poll without messages.
     pub(super) fn quiet(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = State {
-            limit: START.min(self.ceiling),
-            next_step: None,
-        };
+        *state = State { limit: START.min(self.ceiling), next_step: None };
     }
 }
 

@@ -61,21 +61,12 @@ pub(super) fn judge(response: &[u8], ids: &HashSet<&str>) -> (Verdict, Option<St
                 return failure("an item of batchItemFailures has no itemIdentifier");
             }
             Some(id) if !ids.contains(id) => {
-                return failure(&format!(
-                    "batchItemFailures names {id}, which is not in the batch"
-                ));
+                return failure(&format!("batchItemFailures names {id}, which is not in the batch"));
             }
             Some(id) => failed.insert(id.to_owned()),
         };
     }
-    (
-        if failed.is_empty() {
-            Verdict::Success
-        } else {
-            Verdict::Partial(failed)
-        },
-        None,
-    )
+    (if failed.is_empty() { Verdict::Success } else { Verdict::Partial(failed) }, None)
 }
 
 fn failure(reason: &str) -> (Verdict, Option<String>) {
@@ -92,22 +83,14 @@ mod tests {
 
     #[test]
     fn an_empty_answer_or_list_is_complete_success() {
-        for response in [
-            "",
-            " ",
-            "null",
-            "{}",
-            r#"{"batchItemFailures":[]}"#,
-            r#"{"batchItemFailures":null}"#,
-        ] {
+        for response in ["", " ", "null", "{}", r#"{"batchItemFailures":[]}"#, r#"{"batchItemFailures":null}"#] {
             assert_eq!(verdict(response), Verdict::Success, "{response}");
         }
     }
 
     #[test]
     fn named_messages_stay_and_the_others_are_deleted() {
-        let verdict =
-            verdict(r#"{"batchItemFailures":[{"itemIdentifier":"b"},{"itemIdentifier":"b"}]}"#);
+        let verdict = verdict(r#"{"batchItemFailures":[{"itemIdentifier":"b"},{"itemIdentifier":"b"}]}"#);
         assert!(verdict.finished("a") && !verdict.finished("b"));
     }
 
@@ -128,20 +111,14 @@ mod tests {
             r#"{"batchItemFailures":[{"itemIdentifier":"a"},{"itemIdentifier":"stranger"}]}"#,
         ] {
             let verdict = verdict(response);
-            assert!(
-                matches!(verdict, Verdict::Failure(_)),
-                "{response}: {verdict:?}"
-            );
+            assert!(matches!(verdict, Verdict::Failure(_)), "{response}: {verdict:?}");
             assert!(!verdict.finished("a") && !verdict.finished("b"));
         }
     }
 
     #[test]
     fn a_misspelt_key_is_success_with_a_loud_warning() {
-        let (verdict, warning) = judge(
-            br#"{"batchItemFailure":[{"itemIdentifier":"a"}]}"#,
-            &HashSet::from(["a"]),
-        );
+        let (verdict, warning) = judge(br#"{"batchItemFailure":[{"itemIdentifier":"a"}]}"#, &HashSet::from(["a"]));
         assert_eq!(verdict, Verdict::Success);
         assert!(warning.expect("a warning").contains("batchItemFailure;"));
     }

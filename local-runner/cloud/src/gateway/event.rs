@@ -34,9 +34,7 @@ impl Client {
             .or_else(|| parts.uri.authority().map(ToString::to_string))
             .unwrap_or_else(|| "localhost".to_owned());
         let (domain, port) = match host.rsplit_once(':') {
-            Some((domain, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-                (domain, port)
-            }
+            Some((domain, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (domain, port),
             _ => (host.as_str(), "80"),
         };
         let time = Utc::now();
@@ -91,11 +89,8 @@ pub(super) fn of(parts: &Parts, body: &[u8], matched: &Matched<'_>, client: &Cli
         event["queryStringParameters"] = json!(parameters);
     }
     if !matched.parameters.is_empty() {
-        let parameters: Map<_, _> = matched
-            .parameters
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), json!(value)))
-            .collect();
+        let parameters: Map<_, _> =
+            matched.parameters.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         event["pathParameters"] = Value::Object(parameters);
     }
     if !body.is_empty() {
@@ -125,19 +120,14 @@ fn headers(headers: &HeaderMap, client: &Client) -> BTreeMap<String, String> {
     joined.insert("x-forwarded-for".to_owned(), forwarded);
     joined.insert("x-forwarded-port".to_owned(), client.port.clone());
     joined.insert("x-forwarded-proto".to_owned(), "http".to_owned());
-    joined
-        .entry("x-amzn-trace-id".to_owned())
-        .or_insert_with(|| client.trace_id.clone());
+    joined.entry("x-amzn-trace-id".to_owned()).or_insert_with(|| client.trace_id.clone());
     joined
 }
 
 /// All values of a header, joined.
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    let values: Vec<_> = headers
-        .get_all(name)
-        .iter()
-        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-        .collect();
+    let values: Vec<_> =
+        headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect();
     (!values.is_empty()).then(|| values.join(","))
 }
 
@@ -147,10 +137,7 @@ fn cookies(headers: &HeaderMap) -> Vec<String> {
         .iter()
         .flat_map(|value| {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            value
-                .split(';')
-                .map(|cookie| cookie.trim().to_owned())
-                .collect::<Vec<_>>()
+            value.split(';').map(|cookie| cookie.trim().to_owned()).collect::<Vec<_>>()
         })
         .filter(|cookie| !cookie.is_empty())
         .collect()
@@ -180,25 +167,17 @@ pub(super) fn decode(text: &str, plus_is_space: bool) -> String {
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
         let escaped = match (byte, bytes.get(at + 1), bytes.get(at + 2)) {
-            (b'%', Some(&high), Some(&low)) => {
-                hex(high).zip(hex(low)).map(|(high, low)| high * 16 + low)
-            }
+            (b'%', Some(&high), Some(&low)) => hex(high).zip(hex(low)).map(|(high, low)| high * 16 + low),
             _ => None,
         };
         at += if escaped.is_some() { 3 } else { 1 };
-        decoded.push(escaped.unwrap_or(if plus_is_space && byte == b'+' {
-            b' '
-        } else {
-            byte
-        }));
+        decoded.push(escaped.unwrap_or(if plus_is_space && byte == b'+' { b' ' } else { byte }));
     }
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit)
-        .to_digit(16)
-        .and_then(|value| u8::try_from(value).ok())
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 /// Whether API Gateway hands a body of this type over as text; everything else, forms too, comes in Base64.
@@ -206,17 +185,9 @@ fn is_text(content_type: Option<&str>) -> bool {
     let Some(content_type) = content_type else {
         return true;
     };
-    let kind = content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     kind.starts_with("text/")
-        || matches!(
-            kind.as_str(),
-            "application/json" | "application/javascript" | "application/xml"
-        )
+        || matches!(kind.as_str(), "application/json" | "application/javascript" | "application/xml")
         || (kind.starts_with("application/") && (kind.ends_with("+json") || kind.ends_with("+xml")))
 }
 
@@ -243,12 +214,7 @@ mod tests {
     fn repeated_query_parameters_are_joined_by_commas() {
         let parameters = query_parameters("a=1&b=x%26y&a=2&c");
         let expected = [("a", "1,2"), ("b", "x&y"), ("c", "")];
-        assert_eq!(
-            parameters,
-            expected
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into()
-        );
+        assert_eq!(parameters, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
     }
 
     #[test]

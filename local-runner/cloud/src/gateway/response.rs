@@ -22,13 +22,8 @@ pub(super) enum Malformed {
 }
 
 /// Headers that belong to one connection; the server sets its own.
-const PER_CONNECTION: [HeaderName; 5] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::TE,
-];
+const PER_CONNECTION: [HeaderName; 5] =
+    [header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::UPGRADE, header::TE];
 
 /// Maps an answer: an object with `statusCode` says everything, anything else is the body of a 200.
 pub(super) fn of(answer: &[u8]) -> Result<Response, Malformed> {
@@ -42,10 +37,7 @@ pub(super) fn of(answer: &[u8]) -> Result<Response, Malformed> {
 
 fn json_response(body: Body) -> Response {
     let mut response = Response::new(body);
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
@@ -71,33 +63,18 @@ fn structured(object: &Map<String, Value>) -> Result<Response, Malformed> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    for (name, value) in object
-        .get("headers")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
-        if let Some((name, value)) =
-            header_of(name, value).filter(|(name, _)| !PER_CONNECTION.contains(name))
-        {
+    for (name, value) in object.get("headers").and_then(Value::as_object).into_iter().flatten() {
+        if let Some((name, value)) = header_of(name, value).filter(|(name, _)| !PER_CONNECTION.contains(name)) {
             headers.insert(name, value);
         }
     }
-    for cookie in object
-        .get("cookies")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
+    for cookie in object.get("cookies").and_then(Value::as_array).into_iter().flatten() {
         if let Some((name, value)) = header_of(header::SET_COOKIE.as_str(), cookie) {
             headers.append(name, value);
         }
     }
     if has_body && !headers.contains_key(header::CONTENT_TYPE) {
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=UTF-8"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
     }
     Ok(response)
 }
@@ -125,12 +102,7 @@ mod tests {
     use super::*;
 
     async fn body(response: Response) -> String {
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .expect("the body is in memory")
-            .to_bytes();
+        let body = response.into_body().collect().await.expect("the body is in memory").to_bytes();
         String::from_utf8(body.to_vec()).expect("the body is text")
     }
 
@@ -151,11 +123,7 @@ mod tests {
 
     #[tokio::test]
     async fn any_other_answer_is_the_body_of_a_200() {
-        for (answer, expected) in [
-            ("\"plain\"", "plain"),
-            ("[1,2]", "[1,2]"),
-            ("{\"a\":true}", "{\"a\":true}"),
-        ] {
+        for (answer, expected) in [("\"plain\"", "plain"), ("[1,2]", "[1,2]"), ("{\"a\":true}", "{\"a\":true}")] {
             let response = of(answer.as_bytes()).expect("the answer is JSON");
             assert_eq!(response.status(), 200);
             assert_eq!(response.headers()["content-type"], "application/json");
@@ -167,13 +135,7 @@ mod tests {
     fn what_stands_for_no_response_is_refused() {
         assert_eq!(of(b"{").err(), Some(Malformed::NotJson));
         assert_eq!(of(b"{\"statusCode\":42}").err(), Some(Malformed::Status));
-        assert_eq!(
-            of(b"{\"statusCode\":200,\"body\":{}}").err(),
-            Some(Malformed::Body)
-        );
-        assert_eq!(
-            of(b"{\"statusCode\":200,\"body\":\"!\",\"isBase64Encoded\":true}").err(),
-            Some(Malformed::Base64)
-        );
+        assert_eq!(of(b"{\"statusCode\":200,\"body\":{}}").err(), Some(Malformed::Body));
+        assert_eq!(of(b"{\"statusCode\":200,\"body\":\"!\",\"isBase64Encoded\":true}").err(), Some(Malformed::Base64));
     }
 }

@@ -39,9 +39,7 @@ pub(super) struct Routes(Vec<Entry>);
 
 impl Routes {
     pub(super) fn new(routes: impl Iterator<Item = (bundle::Route, String)>) -> Self {
-        let mut entries: Vec<_> = routes
-            .map(|(route, function)| Entry::new(&route, function))
-            .collect();
+        let mut entries: Vec<_> = routes.map(|(route, function)| Entry::new(&route, function)).collect();
         entries.sort_by_key(Entry::rank);
         Self(entries)
     }
@@ -57,36 +55,20 @@ impl Routes {
 impl Entry {
     fn new(route: &bundle::Route, function: String) -> Self {
         if route.path == "$default" {
-            return Self {
-                pattern: None,
-                method: None,
-                key: "$default".to_owned(),
-                function,
-            };
+            return Self { pattern: None, method: None, key: "$default".to_owned(), function };
         }
         let pattern = segments(&route.path)
-            .map(|text| {
-                match text
-                    .strip_prefix('{')
-                    .and_then(|name| name.strip_suffix('}'))
-                {
-                    Some(name) => match name.strip_suffix('+') {
-                        Some(name) => Segment::Greedy(name.to_owned()),
-                        None => Segment::Parameter(name.to_owned()),
-                    },
-                    None => Segment::Literal(text.to_owned()),
-                }
+            .map(|text| match text.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
+                Some(name) => match name.strip_suffix('+') {
+                    Some(name) => Segment::Greedy(name.to_owned()),
+                    None => Segment::Parameter(name.to_owned()),
+                },
+                None => Segment::Literal(text.to_owned()),
             })
             .collect();
-        let method = Some(route.method.to_ascii_uppercase())
-            .filter(|method| !matches!(method.as_str(), "ANY" | "*"));
+        let method = Some(route.method.to_ascii_uppercase()).filter(|method| !matches!(method.as_str(), "ANY" | "*"));
         let key = format!("{} {}", method.as_deref().unwrap_or("ANY"), route.path);
-        Self {
-            pattern: Some(pattern),
-            method,
-            key,
-            function,
-        }
+        Self { pattern: Some(pattern), method, key, function }
     }
 
     /// Lower ranks are tried first: segment by segment literal, parameter, greedy; the longer path; the method itself.
@@ -94,13 +76,7 @@ impl Entry {
         let kinds: Vec<u8> = self.pattern.iter().flatten().map(Segment::rank).collect();
         let is_greedy = kinds.contains(&2);
         let length = kinds.len();
-        (
-            self.pattern.is_none(),
-            is_greedy,
-            kinds,
-            Reverse(length),
-            self.method.is_none(),
-        )
+        (self.pattern.is_none(), is_greedy, kinds, Reverse(length), self.method.is_none())
     }
 
     fn matches(&self, path: &str) -> Option<Matched<'_>> {
@@ -133,11 +109,7 @@ impl Entry {
                 }
             }
         }
-        Some(Matched {
-            key: &self.key,
-            function: &self.function,
-            parameters,
-        })
+        Some(Matched { key: &self.key, function: &self.function, parameters })
     }
 }
 
@@ -162,13 +134,7 @@ mod tests {
     fn routes(declared: &[&str]) -> Routes {
         Routes::new(declared.iter().map(|declared| {
             let (method, path) = declared.split_once(' ').unwrap_or(("ANY", declared));
-            (
-                bundle::Route {
-                    method: method.to_owned(),
-                    path: path.to_owned(),
-                },
-                (*declared).to_owned(),
-            )
+            (bundle::Route { method: method.to_owned(), path: path.to_owned() }, (*declared).to_owned())
         }))
     }
 
@@ -178,22 +144,10 @@ mod tests {
 
     #[test]
     fn the_most_specific_route_wins_whatever_the_order_of_the_template() {
-        let routes = routes(&[
-            "$default",
-            "ANY /{proxy+}",
-            "GET /pets/{proxy+}",
-            "GET /pets/{id}",
-            "GET /pets/dog/1",
-        ]);
-        assert_eq!(
-            found(&routes, "GET", "/pets/dog/1"),
-            Some("GET /pets/dog/1")
-        );
+        let routes = routes(&["$default", "ANY /{proxy+}", "GET /pets/{proxy+}", "GET /pets/{id}", "GET /pets/dog/1"]);
+        assert_eq!(found(&routes, "GET", "/pets/dog/1"), Some("GET /pets/dog/1"));
         assert_eq!(found(&routes, "GET", "/pets/dog"), Some("GET /pets/{id}"));
-        assert_eq!(
-            found(&routes, "GET", "/pets/dog/2"),
-            Some("GET /pets/{proxy+}")
-        );
+        assert_eq!(found(&routes, "GET", "/pets/dog/2"), Some("GET /pets/{proxy+}"));
         assert_eq!(found(&routes, "POST", "/pets/dog/1"), Some("ANY /{proxy+}"));
         assert_eq!(found(&routes, "POST", "/"), Some("$default"));
     }
@@ -211,23 +165,15 @@ mod tests {
         assert_eq!(found(&routes, "GET", "/health"), Some("GET /health"));
         assert_eq!(found(&routes, "GET", "/health/"), None);
         assert_eq!(found(&routes, "GET", "/health/live"), None);
-        assert_eq!(
-            found(&routes, "GET", "/health/live/"),
-            Some("GET /health/live/")
-        );
+        assert_eq!(found(&routes, "GET", "/health/live/"), Some("GET /health/live/"));
         assert_eq!(found(&routes, "HEAD", "/health"), None);
     }
 
     #[test]
     fn path_parameters_arrive_decoded() {
         let routes = routes(&["GET /users/{id}/files/{path+}"]);
-        let matched = routes
-            .find("GET", "/users/a%20b/files/x/y%C3%A4.txt")
-            .expect("the route fits");
-        assert_eq!(
-            matched.parameters,
-            [("id", "a b".to_owned()), ("path", "x/yä.txt".to_owned())]
-        );
+        let matched = routes.find("GET", "/users/a%20b/files/x/y%C3%A4.txt").expect("the route fits");
+        assert_eq!(matched.parameters, [("id", "a b".to_owned()), ("path", "x/yä.txt".to_owned())]);
         assert_eq!(routes.find("GET", "/users//files/x"), None);
         assert_eq!(routes.find("GET", "/users/1/files/"), None);
     }

@@ -3,9 +3,7 @@
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Command {
-    Helo {
-        extended: bool,
-    },
+    Helo { extended: bool },
     Mail(Path),
     Rcpt(Path),
     Data,
@@ -13,10 +11,7 @@ pub(super) enum Command {
     Noop,
     Help,
     Vrfy,
-    Auth {
-        mechanism: String,
-        initial: Option<String>,
-    },
+    Auth { mechanism: String, initial: Option<String> },
     Quit,
 }
 
@@ -37,11 +32,7 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, &'static str> {
     let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
     let rest = rest.trim();
     let plain = |command| {
-        if rest.is_empty() {
-            Ok(command)
-        } else {
-            Err("501 5.5.4 No parameters allowed")
-        }
+        if rest.is_empty() { Ok(command) } else { Err("501 5.5.4 No parameters allowed") }
     };
     match verb.to_ascii_uppercase().as_str() {
         "EHLO" | "HELO" if rest.is_empty() => Err("501 5.5.4 Say who you are"),
@@ -57,14 +48,8 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, &'static str> {
         "QUIT" => plain(Command::Quit),
         "AUTH" => {
             let mut words = rest.split_ascii_whitespace();
-            let mechanism = words
-                .next()
-                .ok_or("501 5.5.4 Which mechanism?")?
-                .to_ascii_uppercase();
-            Ok(Command::Auth {
-                mechanism,
-                initial: words.next().map(str::to_owned),
-            })
+            let mechanism = words.next().ok_or("501 5.5.4 Which mechanism?")?.to_ascii_uppercase();
+            Ok(Command::Auth { mechanism, initial: words.next().map(str::to_owned) })
         }
         "EXPN" | "STARTTLS" | "TURN" | "ETRN" | "BDAT" => Err("502 5.5.1 Not offered"),
         _ => Err("500 5.5.2 Unknown command"),
@@ -81,34 +66,17 @@ fn path(rest: &str, keyword: &str, sender: bool) -> Result<Path, &'static str> {
     let end = closing_bracket(rest).ok_or(SYNTAX)?;
     let (address, parameters) = (&rest[..end], &rest[end + 1..]);
     // A source route (`@relay,@relay:address`) is to be ignored.
-    let address = match address
-        .strip_prefix('@')
-        .and_then(|route| route.split_once(':'))
-    {
+    let address = match address.strip_prefix('@').and_then(|route| route.split_once(':')) {
         Some((_, address)) => address,
         None => address,
     };
     check_address(address, sender)?;
-    let mut path = Path {
-        address: address.to_owned(),
-        size: None,
-        utf8: false,
-    };
+    let mut path = Path { address: address.to_owned(), size: None, utf8: false };
     for parameter in parameters.split_ascii_whitespace() {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         match name.to_ascii_uppercase().as_str() {
-            "SIZE" if sender => {
-                path.size = Some(
-                    value
-                        .parse()
-                        .map_err(|_| "501 5.5.4 SIZE is a number of bytes")?,
-                )
-            }
-            "BODY"
-                if sender
-                    && ["7BIT", "8BITMIME"]
-                        .iter()
-                        .any(|body| value.eq_ignore_ascii_case(body)) => {}
+            "SIZE" if sender => path.size = Some(value.parse().map_err(|_| "501 5.5.4 SIZE is a number of bytes")?),
+            "BODY" if sender && ["7BIT", "8BITMIME"].iter().any(|body| value.eq_ignore_ascii_case(body)) => {}
             "SMTPUTF8" if sender && value.is_empty() => path.utf8 = true,
             "AUTH" if sender => {}
             _ => return Err("555 5.5.4 Unknown parameter"),
@@ -194,10 +162,7 @@ mod tests {
             "RCPT ü:<>",
         ] {
             let reply = address(line).expect_err("must be refused");
-            assert!(
-                reply.starts_with("50") || reply.starts_with("55"),
-                "{line}: {reply}"
-            );
+            assert!(reply.starts_with("50") || reply.starts_with("55"), "{line}: {reply}");
         }
     }
 }

@@ -68,14 +68,8 @@ impl Filter {
     fn fits(&self, mail: &Summary) -> bool {
         let contains = |text: &str, part: &str| text.to_lowercase().contains(&part.to_lowercase());
         self.after.is_none_or(|after| mail.id > after)
-            && self
-                .to
-                .as_ref()
-                .is_none_or(|part| mail.envelope.to.iter().any(|to| contains(to, part)))
-            && self
-                .subject
-                .as_ref()
-                .is_none_or(|part| contains(&mail.subject, part))
+            && self.to.as_ref().is_none_or(|part| mail.envelope.to.iter().any(|to| contains(to, part)))
+            && self.subject.as_ref().is_none_or(|part| contains(&mail.subject, part))
     }
 }
 
@@ -88,9 +82,7 @@ pub struct Mailbox {
 impl Mailbox {
     /// Looks into a folder. One in which no inbox ever ran is an empty mailbox.
     pub fn open(dir: &Path) -> Self {
-        Self {
-            dir: dir.to_owned(),
-        }
+        Self { dir: dir.to_owned() }
     }
 
     /// Mails that fit, oldest first.
@@ -126,23 +118,15 @@ impl Mailbox {
                 file.take(mail.size).read_to_end(&mut raw)?;
                 io::Result::Ok(raw)
             };
-            let raw = read().map_err(|source| InboxError::Folder {
-                path: path.clone(),
-                source,
-            })?;
-            return Ok(Some(Mail {
-                envelope: mail.envelope,
-                arrived: mail.arrived,
-                raw,
-            }));
+            let raw = read().map_err(|source| InboxError::Folder { path: path.clone(), source })?;
+            return Ok(Some(Mail { envelope: mail.envelope, arrived: mail.arrived, raw }));
         }
         Ok(None)
     }
 
     /// How many mails there are.
     pub fn count(&self) -> Result<u64, InboxError> {
-        self.index()?
-            .try_fold(0, |count, mail| mail.map(|_| count + 1))
+        self.index()?.try_fold(0, |count, mail| mail.map(|_| count + 1))
     }
 
     fn index(&self) -> Result<Index, InboxError> {
@@ -176,9 +160,7 @@ impl Iterator for Index {
             return Some(Err(InboxError::Folder { path, source }));
         }
         let whole = line.ends_with(b"\n");
-        let mail = serde_json::from_slice::<Summary>(&line)
-            .ok()
-            .filter(|mail| whole && mail.end() <= Some(self.end));
+        let mail = serde_json::from_slice::<Summary>(&line).ok().filter(|mail| whole && mail.end() <= Some(self.end));
         if mail.is_none() {
             self.lines = None;
         }

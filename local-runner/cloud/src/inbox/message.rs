@@ -28,12 +28,7 @@ enum State {
 impl Content {
     /// Content of at most `limit` bytes; what comes beyond is read and dropped.
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            state: State::LineStart,
-            bytes: Vec::new(),
-            limit,
-            too_large: false,
-        }
+        Self { state: State::LineStart, bytes: Vec::new(), limit, too_large: false }
     }
 
     /// Takes what came; returns how much of it belongs to the mail, and whether the final dot was seen.
@@ -59,11 +54,7 @@ impl Content {
                     let rest = &input[at..];
                     let end = rest.iter().position(|byte| *byte == b'\r');
                     let run = end.map_or(rest, |end| &rest[..=end]);
-                    self.state = if end.is_some() {
-                        State::Cr
-                    } else {
-                        State::Text
-                    };
+                    self.state = if end.is_some() { State::Cr } else { State::Text };
                     self.push(run);
                     at += run.len();
                     continue;
@@ -98,10 +89,7 @@ pub(super) fn subject(mail: &[u8]) -> String {
     };
     let plain = value.is_ascii() && !value.windows(2).any(|pair| pair == b"=?");
     if plain {
-        let words: Vec<_> = value
-            .split(u8::is_ascii_whitespace)
-            .filter(|word| !word.is_empty())
-            .collect();
+        let words: Vec<_> = value.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
         return String::from_utf8_lossy(&words.join(&b' ')).into_owned();
     }
     let header = [b"Subject:", value, b"\r\n\r\n"].concat();
@@ -121,13 +109,8 @@ fn raw_header<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         if line == b"\r\n" || line == b"\n" {
             return None;
         }
-        if line
-            .get(..name.len())
-            .is_some_and(|begin| begin.eq_ignore_ascii_case(name))
-        {
-            while let Some(next) =
-                lines.next_if(|next| next.starts_with(b" ") || next.starts_with(b"\t"))
-            {
+        if line.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name)) {
+            while let Some(next) = lines.next_if(|next| next.starts_with(b" ") || next.starts_with(b"\t")) {
                 at += next.len();
             }
             return Some(&head[start + name.len()..at]);
@@ -175,13 +158,7 @@ mod tests {
 
     #[test]
     fn a_dot_beside_a_bare_line_feed_does_not_end_the_mail() {
-        for smuggled in [
-            &b"a\n.\nb"[..],
-            b"a\n.\r\nb",
-            b"a\r\n.\nb",
-            b"a\r.\r\nb",
-            b"a\r\n.\r\r\nb",
-        ] {
+        for smuggled in [&b"a\n.\nb"[..], b"a\n.\r\nb", b"a\r\n.\nb", b"a\r.\r\nb", b"a\r\n.\r\r\nb"] {
             let mut whole = smuggled.to_vec();
             whole.extend_from_slice(b"\r\n.\r\n");
             let (_, taken, done) = read(&whole);
@@ -199,10 +176,7 @@ mod tests {
     #[test]
     fn subjects_are_read_as_people_see_them() {
         for (mail, expected) in [
-            (
-                &b"From: a\r\nSubject: Good  news\r\n today\r\nTo: b\r\n\r\nx"[..],
-                "Good news today",
-            ),
+            (&b"From: a\r\nSubject: Good  news\r\n today\r\nTo: b\r\n\r\nx"[..], "Good news today"),
             (b"SUBJECT: =?UTF-8?B?R3LDvMOfZQ==?=\r\n\r\n", "Grüße"),
             ("Subject: Grüße\r\n\r\n".as_bytes(), "Grüße"),
             (b"From: a\r\n\r\nSubject: none", ""),

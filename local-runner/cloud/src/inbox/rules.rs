@@ -35,27 +35,12 @@ pub struct Rule {
 /// `bounce` is refused with 550, `full` with 452, `later` with 451 once per address, `spam` with 554 at the final dot,
 /// `slow` is accepted after two seconds, `hangup` is kept without an answer. All others are accepted.
 pub fn default_rules() -> Vec<Rule> {
-    let rule = |word: &str, answer| Rule {
-        word: word.to_owned(),
-        answer,
-    };
+    let rule = |word: &str, answer| Rule { word: word.to_owned(), answer };
     vec![
-        rule(
-            "bounce",
-            Answer::Refuse("550 5.1.1 No such user here".to_owned()),
-        ),
-        rule(
-            "full",
-            Answer::Refuse("452 4.2.2 Mailbox is full".to_owned()),
-        ),
-        rule(
-            "later",
-            Answer::RefuseOnce("451 4.7.1 Greylisted, try again later".to_owned()),
-        ),
-        rule(
-            "spam",
-            Answer::RefuseContent("554 5.7.1 Message refused for its content".to_owned()),
-        ),
+        rule("bounce", Answer::Refuse("550 5.1.1 No such user here".to_owned())),
+        rule("full", Answer::Refuse("452 4.2.2 Mailbox is full".to_owned())),
+        rule("later", Answer::RefuseOnce("451 4.7.1 Greylisted, try again later".to_owned())),
+        rule("spam", Answer::RefuseContent("554 5.7.1 Message refused for its content".to_owned())),
         rule("slow", Answer::Slow(SLOW)),
         rule("hangup", Answer::HangUp),
     ]
@@ -63,13 +48,8 @@ pub fn default_rules() -> Vec<Rule> {
 
 impl Rule {
     fn fits(&self, address: &str) -> bool {
-        let local = address
-            .rsplit_once('@')
-            .map_or(address, |(local, _)| local)
-            .to_lowercase();
-        local
-            .strip_prefix(self.word.as_str())
-            .is_some_and(|rest| !rest.starts_with(char::is_alphabetic))
+        let local = address.rsplit_once('@').map_or(address, |(local, _)| local).to_lowercase();
+        local.strip_prefix(self.word.as_str()).is_some_and(|rest| !rest.starts_with(char::is_alphabetic))
     }
 
     /// One line of the answer to `HELP`.
@@ -110,10 +90,7 @@ pub(super) struct Rules {
 
 impl Rules {
     pub(super) fn new(rules: Vec<Rule>) -> Self {
-        Self {
-            rules,
-            seen: Mutex::default(),
-        }
+        Self { rules, seen: Mutex::default() }
     }
 
     pub(super) fn explain(&self) -> impl Iterator<Item = String> {
@@ -128,15 +105,9 @@ impl Rules {
             Answer::Refuse(reply) => Verdict::Refuse(reply.clone()),
             Answer::RefuseOnce(reply) => {
                 let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-                if seen.insert(address.to_lowercase()) {
-                    Verdict::Refuse(reply.clone())
-                } else {
-                    Verdict::Accept
-                }
+                if seen.insert(address.to_lowercase()) { Verdict::Refuse(reply.clone()) } else { Verdict::Accept }
             }
-            Answer::RefuseContent(reply) => {
-                Verdict::AtContent(ContentAnswer::Refuse(reply.clone()))
-            }
+            Answer::RefuseContent(reply) => Verdict::AtContent(ContentAnswer::Refuse(reply.clone())),
             Answer::Slow(pause) => Verdict::AcceptAfter(*pause),
             Answer::HangUp => Verdict::AtContent(ContentAnswer::HangUp),
         }
@@ -150,24 +121,13 @@ mod tests {
     #[test]
     fn a_rule_fits_whole_words_in_any_case() {
         let rules = Rules::new(default_rules());
-        for address in [
-            "bounce@x.test",
-            "BOUNCE-1@x.test",
-            "bounce7@x.test",
-            "bounce+tag@x.test",
-        ] {
+        for address in ["bounce@x.test", "BOUNCE-1@x.test", "bounce7@x.test", "bounce+tag@x.test"] {
             assert!(
                 matches!(rules.judge(address), Verdict::Refuse(reply) if reply.starts_with("550 5.1.1")),
                 "{address}"
             );
         }
-        for address in [
-            "laterza@x.test",
-            "fuller@x.test",
-            "bouncer@x.test",
-            "ann@bounce.test",
-            "ann.later@x.test",
-        ] {
+        for address in ["laterza@x.test", "fuller@x.test", "bouncer@x.test", "ann@bounce.test", "ann.later@x.test"] {
             assert_eq!(rules.judge(address), Verdict::Accept, "{address}");
         }
     }

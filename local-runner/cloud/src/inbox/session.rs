@@ -77,10 +77,7 @@ impl Session {
     }
 
     async fn converse(&mut self) -> io::Result<()> {
-        let greeting = format!(
-            "220 {} ESMTP Nightshift inbox, catches all mail",
-            self.options.hostname
-        );
+        let greeting = format!("220 {} ESMTP Nightshift inbox, catches all mail", self.options.hostname);
         self.wire.reply(&greeting);
         let (mut errors, mut commands) = (0, 0);
         loop {
@@ -174,8 +171,7 @@ impl Session {
     }
 
     fn help(&mut self) {
-        let mut lines =
-            vec!["2.0.0 This inbox accepts all mail and delivers none, except:".to_owned()];
+        let mut lines = vec!["2.0.0 This inbox accepts all mail and delivers none, except:".to_owned()];
         lines.extend(self.rules.explain().map(|line| format!("2.0.0 {line}")));
         lines.push("2.0.0 No other name is special".to_owned());
         self.wire.reply_lines("214", &lines);
@@ -184,19 +180,12 @@ impl Session {
     fn mail(&mut self, from: Path) {
         let reply = if self.transaction.is_some() {
             "503 5.5.1 One sender is enough"
-        } else if from
-            .size
-            .is_some_and(|size| size > self.options.max_size as u64)
-        {
+        } else if from.size.is_some_and(|size| size > self.options.max_size as u64) {
             "552 5.3.4 Message too large"
         } else if !from.address.is_ascii() && !from.utf8 {
             "553 5.6.7 Say SMTPUTF8 for such an address"
         } else {
-            self.transaction = Some(Transaction {
-                from,
-                to: Vec::new(),
-                content_answer: None,
-            });
+            self.transaction = Some(Transaction { from, to: Vec::new(), content_answer: None });
             "250 2.1.0 OK"
         };
         self.wire.reply(reply);
@@ -212,8 +201,7 @@ impl Session {
             return Ok(());
         }
         if !path.address.is_ascii() && !transaction.from.utf8 {
-            self.wire
-                .reply("553 5.6.7 Say SMTPUTF8 for such an address");
+            self.wire.reply("553 5.6.7 Say SMTPUTF8 for such an address");
             return Ok(());
         }
         let pause = match self.rules.judge(&path.address) {
@@ -281,19 +269,14 @@ impl Session {
             self.wire.reply(&reply);
             return Ok(Next::Go);
         }
-        let envelope = Envelope {
-            from: transaction.from.address,
-            to: transaction.to,
-        };
+        let envelope = Envelope { from: transaction.from.address, to: transaction.to };
         let subject = message::subject(&raw);
         match self.store.keep(envelope, subject, raw).await {
             Ok(_) if transaction.content_answer == Some(ContentAnswer::HangUp) => {
                 return Ok(Next::Close);
             }
             Ok(id) => self.wire.reply(&format!("250 2.0.0 Kept as {id}")),
-            Err(_) => self
-                .wire
-                .reply("452 4.3.1 The inbox cannot write to its folder"),
+            Err(_) => self.wire.reply("452 4.3.1 The inbox cannot write to its folder"),
         }
         Ok(Next::Go)
     }
@@ -341,31 +324,17 @@ impl Session {
         }
         if mechanism == "PLAIN" {
             // authorization identity, user, password
-            parts = parts
-                .concat()
-                .split(|byte| *byte == 0)
-                .skip(1)
-                .map(<[u8]>::to_vec)
-                .collect();
+            parts = parts.concat().split(|byte| *byte == 0).skip(1).map(<[u8]>::to_vec).collect();
         }
         let [user, password] = parts.as_slice() else {
             self.wire.reply("501 5.5.2 User and password are needed");
             return Ok(Next::Go);
         };
-        let accepted =
-            self.options
-                .credentials
-                .as_ref()
-                .is_none_or(|(known_user, known_password)| {
-                    known_user.as_bytes() == user.as_slice()
-                        && known_password.as_bytes() == password.as_slice()
-                });
-        self.authenticated = accepted;
-        self.wire.reply(if accepted {
-            "235 2.7.0 Welcome"
-        } else {
-            "535 5.7.8 User or password is wrong"
+        let accepted = self.options.credentials.as_ref().is_none_or(|(known_user, known_password)| {
+            known_user.as_bytes() == user.as_slice() && known_password.as_bytes() == password.as_slice()
         });
+        self.authenticated = accepted;
+        self.wire.reply(if accepted { "235 2.7.0 Welcome" } else { "535 5.7.8 User or password is wrong" });
         Ok(Next::Go)
     }
 }

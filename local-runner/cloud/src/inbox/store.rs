@@ -35,15 +35,8 @@ pub(super) struct Store {
 impl Store {
     /// Opens or makes the folder, and cuts off what a killed predecessor left half-written.
     pub(super) fn open(dir: &Path) -> Result<Self, InboxError> {
-        let failed = |source| InboxError::Folder {
-            path: dir.to_owned(),
-            source,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(failed)?;
+        let failed = |source| InboxError::Folder { path: dir.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         let open = |name| {
             OpenOptions::new()
                 .create(true)
@@ -58,35 +51,20 @@ impl Store {
         match index.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
-                return Err(InboxError::Locked {
-                    path: dir.to_owned(),
-                });
+                return Err(InboxError::Locked { path: dir.to_owned() });
             }
             Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
         }
         let writer = Writer::recover(mails, index, dir)?;
         let (jobs, incoming) = mpsc::channel();
-        std::thread::Builder::new()
-            .name("inbox".to_owned())
-            .spawn(move || writer.run(&incoming))
-            .map_err(failed)?;
+        std::thread::Builder::new().name("inbox".to_owned()).spawn(move || writer.run(&incoming)).map_err(failed)?;
         Ok(Self { jobs })
     }
 
     /// Keeps a mail; returns its number once it is written.
-    pub(super) async fn keep(
-        &self,
-        envelope: Envelope,
-        subject: String,
-        raw: Vec<u8>,
-    ) -> io::Result<u64> {
+    pub(super) async fn keep(&self, envelope: Envelope, subject: String, raw: Vec<u8>) -> io::Result<u64> {
         let (done, written) = oneshot::channel();
-        let job = Job {
-            envelope,
-            subject,
-            raw,
-            done,
-        };
+        let job = Job { envelope, subject, raw, done };
         let gone = || io::Error::other("the writer has ended");
         self.jobs.send(job).map_err(|_| gone())?;
         written.await.map_err(|_| gone())?
@@ -103,10 +81,7 @@ struct Writer {
 
 impl Writer {
     fn recover(mut mails: File, mut index: File, dir: &Path) -> Result<Self, InboxError> {
-        let failed = |source| InboxError::Folder {
-            path: dir.to_owned(),
-            source,
-        };
+        let failed = |source| InboxError::Folder { path: dir.to_owned(), source };
         let mut known = Index {
             lines: Some(BufReader::new(index.try_clone().map_err(failed)?)),
             path: dir.join(INDEX),
@@ -128,17 +103,9 @@ impl Writer {
         }
         let (next_id, mails_end, index_end) = writer_state;
         for (file, end) in [(&mut mails, mails_end), (&mut index, index_end)] {
-            file.set_len(end)
-                .and_then(|()| file.seek(SeekFrom::Start(end)))
-                .map_err(failed)?;
+            file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).map_err(failed)?;
         }
-        Ok(Self {
-            mails,
-            index,
-            next_id,
-            mails_end,
-            index_end,
-        })
+        Ok(Self { mails, index, next_id, mails_end, index_end })
     }
 
     /// Ends when the store is gone.
@@ -171,8 +138,7 @@ impl Writer {
                 offset: self.mails_end + mails.len() as u64,
             };
             mails.extend_from_slice(&job.raw);
-            serde_json::to_writer(&mut lines, &summary)
-                .expect("a summary is plain text and numbers");
+            serde_json::to_writer(&mut lines, &summary).expect("a summary is plain text and numbers");
             lines.push(b'\n');
             answers.push((id, job.done));
         }
@@ -186,8 +152,7 @@ impl Writer {
             Err(error) => {
                 tracing::error!("the inbox cannot keep mails: {error}");
                 for (_, done) in answers {
-                    done.send(Err(io::Error::new(error.kind(), error.to_string())))
-                        .ok();
+                    done.send(Err(io::Error::new(error.kind(), error.to_string()))).ok();
                 }
             }
         }
@@ -195,18 +160,10 @@ impl Writer {
 
     /// All of it or nothing. The index comes last: what it names is there.
     fn append(&mut self, mails: &[u8], lines: &[u8]) -> io::Result<()> {
-        let written = self
-            .mails
-            .write_all(mails)
-            .and_then(|()| self.index.write_all(lines));
+        let written = self.mails.write_all(mails).and_then(|()| self.index.write_all(lines));
         if written.is_err() {
-            for (file, end) in [
-                (&mut self.mails, self.mails_end),
-                (&mut self.index, self.index_end),
-            ] {
-                file.set_len(end)
-                    .and_then(|()| file.seek(SeekFrom::Start(end)))
-                    .ok();
+            for (file, end) in [(&mut self.mails, self.mails_end), (&mut self.index, self.index_end)] {
+                file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).ok();
             }
             return written;
         }

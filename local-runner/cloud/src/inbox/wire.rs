@@ -38,13 +38,7 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) fn new(stream: TcpStream, patience: Duration, shutdown: CancellationToken) -> Self {
         let (input, output) = stream.into_split();
-        Self {
-            input: BufReader::with_capacity(32 * 1024, input),
-            output,
-            replies: Vec::new(),
-            patience,
-            shutdown,
-        }
+        Self { input: BufReader::with_capacity(32 * 1024, input), output, replies: Vec::new(), patience, shutdown }
     }
 
     /// What has been received and not been consumed.
@@ -71,9 +65,7 @@ impl Wire {
     pub(super) async fn flush(&mut self) -> io::Result<()> {
         let write = self.output.write_all(&self.replies);
         // A client that does not read its replies is as idle as one that sends nothing.
-        tokio::time::timeout(self.patience, write)
-            .await
-            .map_err(|_| io::ErrorKind::TimedOut)??;
+        tokio::time::timeout(self.patience, write).await.map_err(|_| io::ErrorKind::TimedOut)??;
         self.replies.clear();
         Ok(())
     }

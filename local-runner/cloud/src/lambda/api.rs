@@ -58,9 +58,7 @@ impl From<SubmitError> for Refusal {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Refused(error) => Self::Invoke(error),
-            SubmitError::Store(error) => {
-                Self::Service(format!("cannot keep the invocation: {error:#}"))
-            }
+            SubmitError::Store(error) => Self::Service(format!("cannot keep the invocation: {error:#}")),
         }
     }
 }
@@ -70,54 +68,25 @@ impl IntoResponse for Refusal {
         let (status, name, side, message) = match self {
             Self::Invoke(error) => {
                 let (status, name, side) = match &error {
-                    InvokeError::UnknownFunction { .. } => {
-                        (StatusCode::NOT_FOUND, "ResourceNotFoundException", "User")
-                    }
-                    InvokeError::NotJson { .. } => (
-                        StatusCode::BAD_REQUEST,
-                        "InvalidRequestContentException",
-                        "User",
-                    ),
-                    InvokeError::TooLarge { .. } => (
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        "RequestTooLargeException",
-                        "User",
-                    ),
-                    InvokeError::Throttled => (
-                        StatusCode::TOO_MANY_REQUESTS,
-                        "TooManyRequestsException",
-                        "User",
-                    ),
-                    InvokeError::ShuttingDown => (
-                        StatusCode::INTERNAL_SERVER_ERROR,
-                        "ServiceException",
-                        "Service",
-                    ),
+                    InvokeError::UnknownFunction { .. } => (StatusCode::NOT_FOUND, "ResourceNotFoundException", "User"),
+                    InvokeError::NotJson { .. } => (StatusCode::BAD_REQUEST, "InvalidRequestContentException", "User"),
+                    InvokeError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", "User"),
+                    InvokeError::Throttled => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsException", "User"),
+                    InvokeError::ShuttingDown => (StatusCode::INTERNAL_SERVER_ERROR, "ServiceException", "Service"),
                 };
                 (status, name, side, error.to_string())
             }
-            Self::InvalidParameter(message) => (
-                StatusCode::BAD_REQUEST,
-                "InvalidParameterValueException",
-                "User",
-                message,
-            ),
-            Self::Service(message) => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "ServiceException",
-                "Service",
-                message,
-            ),
+            Self::InvalidParameter(message) => {
+                (StatusCode::BAD_REQUEST, "InvalidParameterValueException", "User", message)
+            }
+            Self::Service(message) => (StatusCode::INTERNAL_SERVER_ERROR, "ServiceException", "Service", message),
         };
         // Some of AWS's error shapes spell the member with a capital letter, some do not; clients read either.
         let mut body = json!({"Type": side, "Message": message, "message": message});
         if status == StatusCode::TOO_MANY_REQUESTS {
             body["Reason"] = json!("ReservedFunctionConcurrentInvocationLimitExceeded");
         }
-        let headers = [
-            ("x-amzn-errortype", name),
-            ("content-type", "application/json"),
-        ];
+        let headers = [("x-amzn-errortype", name), ("content-type", "application/json")];
         (status, headers, body.to_string()).into_response()
     }
 }
@@ -147,11 +116,7 @@ async fn invoke(
         }
         "Event" => {
             let request_id = api.invoker.submit(&function, read(body).await?).await?;
-            Ok((
-                StatusCode::ACCEPTED,
-                [("x-amzn-requestid", request_id.to_string())],
-            )
-                .into_response())
+            Ok((StatusCode::ACCEPTED, [("x-amzn-requestid", request_id.to_string())]).into_response())
         }
         "DryRun" => {
             check_payload(read(body).await?, MAX_PAYLOAD_BYTES)?;
@@ -174,31 +139,21 @@ fn result(invoked: Invoked, wants_tail: bool) -> Response {
     if wants_tail {
         response = response.header("x-amz-log-result", STANDARD.encode(invoked.log_tail));
     }
-    response
-        .body(Body::from(invoked.payload))
-        .unwrap_or_else(|error| {
-            // Every header above is made of plain ASCII.
-            Refusal::Service(error.to_string()).into_response()
-        })
+    response.body(Body::from(invoked.payload)).unwrap_or_else(|error| {
+        // Every header above is made of plain ASCII.
+        Refusal::Service(error.to_string()).into_response()
+    })
 }
 
 /// The qualifier in the query or at the end of the name; only the one version exists.
 fn qualifier(function: &str, parameter: Option<String>) -> Result<Option<String>, Refusal> {
-    let name = function
-        .rsplit_once("function:")
-        .map_or(function, |(_, name)| name);
-    let qualifier = parameter.or_else(|| {
-        name.split_once(':')
-            .map(|(_, qualifier)| qualifier.to_owned())
-    });
+    let name = function.rsplit_once("function:").map_or(function, |(_, name)| name);
+    let qualifier = parameter.or_else(|| name.split_once(':').map(|(_, qualifier)| qualifier.to_owned()));
     match qualifier {
         Some(other) if other != VERSION => {
             let name = name.split_once(':').map_or(name, |(name, _)| name);
             let account = crate::bundle::ACCOUNT;
-            let arn = format!(
-                "arn:aws:lambda:{}:{account}:function:{name}:{other}",
-                crate::bundle::REGION
-            );
+            let arn = format!("arn:aws:lambda:{}:{account}:function:{name}:{other}", crate::bundle::REGION);
             Err(InvokeError::UnknownFunction { arn }.into())
         }
         known => Ok(known),
@@ -213,12 +168,10 @@ fn client_context(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     if encoded.len() > MAX_CLIENT_CONTEXT_BYTES {
         return Err(invalid("must be no more than 3583 bytes"));
     }
-    let decoded = STANDARD
-        .decode(encoded)
-        .map_err(|_| invalid("must be a valid Base64-encoded JSON object."))?;
+    let decoded = STANDARD.decode(encoded).map_err(|_| invalid("must be a valid Base64-encoded JSON object."))?;
     // Parsed and written again, so that no line break gets into the header of the runtime API.
-    let context: serde_json::Map<String, Value> = serde_json::from_slice(&decoded)
-        .map_err(|_| invalid("must be a valid Base64-encoded JSON object."))?;
+    let context: serde_json::Map<String, Value> =
+        serde_json::from_slice(&decoded).map_err(|_| invalid("must be a valid Base64-encoded JSON object."))?;
     Ok(Some(Value::Object(context).to_string()))
 }
 
@@ -229,12 +182,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 async fn read(body: Body) -> Result<Bytes, Refusal> {
     match Limited::new(body, MAX_PAYLOAD_BYTES).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(InvokeError::TooLarge {
-            limit: MAX_PAYLOAD_BYTES,
-        }
-        .into()),
-        Err(error) => Err(Refusal::InvalidParameter(format!(
-            "cannot read the request body: {error}"
-        ))),
+        Err(error) if error.is::<LengthLimitError>() => Err(InvokeError::TooLarge { limit: MAX_PAYLOAD_BYTES }.into()),
+        Err(error) => Err(Refusal::InvalidParameter(format!("cannot read the request body: {error}"))),
     }
 }

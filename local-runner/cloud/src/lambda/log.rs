@@ -72,21 +72,13 @@ pub struct Journal {
 impl Journal {
     /// A journal for what a function does in the invocation, or outside of any.
     pub fn new(sink: LogSink, function: Arc<str>, request_id: Option<String>) -> Self {
-        Self {
-            sink,
-            function,
-            request_id,
-            tail: VecDeque::new(),
-        }
+        Self { sink, function, request_id, tail: VecDeque::new() }
     }
 
     /// Records what the process wrote, with or without the end of the line.
     pub fn output(&mut self, line: &[u8]) {
         let text = String::from_utf8_lossy(line);
-        self.record(
-            LogSource::Function,
-            text.trim_end_matches(['\n', '\r']).to_owned(),
-        );
+        self.record(LogSource::Function, text.trim_end_matches(['\n', '\r']).to_owned());
     }
 
     /// Records a line of the runner.

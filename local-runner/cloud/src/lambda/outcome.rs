@@ -53,17 +53,11 @@ pub(super) struct Outcome {
 impl Outcome {
     pub(super) fn of_answer(answer: Answer) -> Self {
         match answer {
-            Answer::Response(payload) => Self {
-                payload,
-                error: None,
-                status: None,
-            },
+            Answer::Response(payload) => Self { payload, error: None, status: None },
             Answer::Error(error) => Self::reported(error),
             Answer::TooLarge => Self::failed(
                 "Function.ResponseSizeTooLarge",
-                format!(
-                    "Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
-                ),
+                format!("Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."),
                 None,
             ),
         }
@@ -74,66 +68,35 @@ impl Outcome {
         match ended {
             Ended::TimedOut => Self::failed(
                 "Sandbox.Timedout",
-                message(format!(
-                    "Task timed out after {:.2} seconds",
-                    timeout.as_secs_f64()
-                )),
+                message(format!("Task timed out after {:.2} seconds", timeout.as_secs_f64())),
                 Some("timeout"),
             ),
-            Ended::Exited(status) => Self::failed(
-                "Runtime.ExitError",
-                message(describe(status)),
-                Some("error"),
-            ),
+            Ended::Exited(status) => Self::failed("Runtime.ExitError", message(describe(status)), Some("error")),
             Ended::OutOfMemory(_) => Self::failed(
                 "Runtime.ExitError",
                 message("Runtime exited with error: signal: killed".to_owned()),
                 Some("error"),
             ),
-            Ended::NotStarted(reason) => {
-                Self::failed("Runtime.InvalidEntrypoint", message(reason), Some("error"))
+            Ended::NotStarted(reason) => Self::failed("Runtime.InvalidEntrypoint", message(reason), Some("error")),
+            Ended::InitFailed(error) => Self { status: Some("error"), ..Self::reported(error) },
+            Ended::Stopped => {
+                Self::failed("Runtime.ExitError", message("the local cloud shut down".to_owned()), Some("error"))
             }
-            Ended::InitFailed(error) => Self {
-                status: Some("error"),
-                ..Self::reported(error)
-            },
-            Ended::Stopped => Self::failed(
-                "Runtime.ExitError",
-                message("the local cloud shut down".to_owned()),
-                Some("error"),
-            ),
         }
     }
 
     fn failed(kind: &str, message: String, status: Option<&'static str>) -> Self {
-        let payload = json!({"errorType": kind, "errorMessage": message})
-            .to_string()
-            .into();
-        Self {
-            payload,
-            error: Some(FunctionError {
-                kind: kind.to_owned(),
-                message,
-            }),
-            status,
-        }
+        let payload = json!({"errorType": kind, "errorMessage": message}).to_string().into();
+        Self { payload, error: Some(FunctionError { kind: kind.to_owned(), message }), status }
     }
 
     fn reported(error: ReportedError) -> Self {
         let message = serde_json::from_slice::<serde_json::Value>(&error.payload)
             .ok()
-            .and_then(|body| {
-                body.get("errorMessage")
-                    .and_then(|message| message.as_str())
-                    .map(str::to_owned)
-            })
+            .and_then(|body| body.get("errorMessage").and_then(|message| message.as_str()).map(str::to_owned))
             .unwrap_or_default();
         let kind = error.error_type;
-        Self {
-            payload: error.payload,
-            error: Some(FunctionError { kind, message }),
-            status: None,
-        }
+        Self { payload: error.payload, error: Some(FunctionError { kind, message }), status: None }
     }
 }
 
@@ -143,14 +106,8 @@ fn describe(status: ExitStatus) -> String {
         (Some(0), _) => "Runtime exited without providing a reason".to_owned(),
         (Some(code), _) => format!("Runtime exited with error: exit status {code}"),
         (None, signal) => {
-            let name = signal
-                .and_then(|number| Signal::try_from(number).ok())
-                .map_or("unknown", signal_name);
-            let core = if status.core_dumped() {
-                " (core dumped)"
-            } else {
-                ""
-            };
+            let name = signal.and_then(|number| Signal::try_from(number).ok()).map_or("unknown", signal_name);
+            let core = if status.core_dumped() { " (core dumped)" } else { "" };
             format!("Runtime exited with error: signal: {name}{core}")
         }
     }

@@ -61,9 +61,7 @@ impl Pool {
     }
 
     pub(super) fn permit(&self) -> Result<OwnedSemaphorePermit, InvokeError> {
-        Arc::clone(&self.permits)
-            .try_acquire_owned()
-            .map_err(|_| InvokeError::Throttled)
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| InvokeError::Throttled)
     }
 
     pub(super) fn activity(&self) -> Activity {
@@ -78,10 +76,7 @@ impl Pool {
 
     /// Ends the sandboxes that had no work for `limit`.
     pub(super) async fn retire_idle(&self, limit: Duration) {
-        let retired: Vec<_> = self
-            .idle()
-            .extract_if(.., |sandbox| sandbox.idle_since().elapsed() >= limit)
-            .collect();
+        let retired: Vec<_> = self.idle().extract_if(.., |sandbox| sandbox.idle_since().elapsed() >= limit).collect();
         for sandbox in retired {
             sandbox.retire(&mut self.journal(None)).await;
         }
@@ -97,29 +92,18 @@ impl Pool {
         let function = self.function();
         let request_id = request.request_id;
         let mut journal = self.journal(Some(request_id.to_string()));
-        let mut report = Report {
-            request_id,
-            memory_mib: function.memory_mib,
-            cold: false,
-            init: None,
-            peak_mib: 0,
-        };
+        let mut report = Report { request_id, memory_mib: function.memory_mib, cold: false, init: None, peak_mib: 0 };
 
         let first = self.warm_or_started(&mut journal).await;
         let mut begun = Instant::now();
         let ready = match first {
             // AWS starts a process whose init failed once more, on the time of the first invocation.
-            Err(
-                Ended::TimedOut | Ended::Exited(_) | Ended::InitFailed(_) | Ended::OutOfMemory(_),
-            ) => {
+            Err(Ended::TimedOut | Ended::Exited(_) | Ended::InitFailed(_) | Ended::OutOfMemory(_)) => {
                 journal.platform(format!("START RequestId: {request_id} Version: $LATEST"));
                 let until = begun + function.timeout;
                 Sandbox::start(&self.blueprint, until, &self.stop, &mut journal)
                     .await
-                    .map(|sandbox| Ready {
-                        sandbox,
-                        init: Some(begun.elapsed()),
-                    })
+                    .map(|sandbox| Ready { sandbox, init: Some(begun.elapsed()) })
             }
             other => {
                 journal.platform(format!("START RequestId: {request_id} Version: $LATEST"));
@@ -133,14 +117,7 @@ impl Pool {
         let served = match ready {
             Ok(Ready { mut sandbox, init }) => {
                 report.init = init;
-                match sandbox
-                    .serve(
-                        invocation(function, request, deadline),
-                        &self.stop,
-                        &mut journal,
-                    )
-                    .await
-                {
+                match sandbox.serve(invocation(function, request, deadline), &self.stop, &mut journal).await {
                     Ok(answer) => Ok((sandbox, answer)),
                     Err(ended) => {
                         report.peak_mib = sandbox.peak_memory_mib();
@@ -167,49 +144,24 @@ impl Pool {
             }
         };
         let outcome = Outcome::of_answer(answer);
-        self.settle(
-            sandbox,
-            permit,
-            Closing {
-                report,
-                outcome,
-                duration,
-                deadline,
-                reply,
-                journal,
-            },
-        )
-        .await;
+        self.settle(sandbox, permit, Closing { report, outcome, duration, deadline, reply, journal }).await;
     }
 
     /// Waits until the process asks for the next event, freezes it and answers; or answers early if it takes its time.
     async fn settle(&self, mut sandbox: Sandbox, permit: OwnedSemaphorePermit, closing: Closing) {
-        let Closing {
-            mut report,
-            outcome,
-            duration,
-            deadline,
-            reply,
-            mut journal,
-        } = closing;
+        let Closing { mut report, outcome, duration, deadline, reply, mut journal } = closing;
         let soon = Instant::now() + SETTLE_BEFORE_REPLY;
         let mut settled = sandbox.settle(soon, &self.stop, &mut journal).await;
         report.peak_mib = sandbox.peak_memory_mib();
         let reply = if settled == Err(Ended::TimedOut) {
             drop(reply.send(report.close(outcome, duration, &mut journal)));
-            settled = sandbox
-                .settle(deadline.max(soon), &self.stop, &mut journal)
-                .await;
+            settled = sandbox.settle(deadline.max(soon), &self.stop, &mut journal).await;
             None
         } else {
             Some((reply, report.close(outcome, duration, &mut journal)))
         };
         match settled {
-            Ok(())
-                if self
-                    .max_invocations
-                    .is_none_or(|most| sandbox.served() < most) =>
-            {
+            Ok(()) if self.max_invocations.is_none_or(|most| sandbox.served() < most) => {
                 sandbox.freeze();
                 self.idle().push(sandbox);
             }
@@ -226,38 +178,19 @@ impl Pool {
     async fn warm_or_started(&self, journal: &mut Journal) -> Result<Ready, Ended> {
         while let Some(mut sandbox) = self.take_idle() {
             if sandbox.wake() {
-                return Ok(Ready {
-                    sandbox,
-                    init: None,
-                });
+                return Ok(Ready { sandbox, init: None });
             }
             // It died in its sleep; AWS would not tell anybody either.
             sandbox.kill(journal).await;
         }
         let begun = Instant::now();
-        let started = Sandbox::start(
-            &self.blueprint,
-            begun + self.init_limit,
-            &self.stop,
-            journal,
-        )
-        .await;
+        let started = Sandbox::start(&self.blueprint, begun + self.init_limit, &self.stop, journal).await;
         let init = begun.elapsed();
         if let Err(ended) = &started {
-            let status = if *ended == Ended::TimedOut {
-                "timeout"
-            } else {
-                "error"
-            };
-            journal.platform(format!(
-                "INIT_REPORT Init Duration: {} ms\tPhase: init\tStatus: {status}",
-                ms(init)
-            ));
+            let status = if *ended == Ended::TimedOut { "timeout" } else { "error" };
+            journal.platform(format!("INIT_REPORT Init Duration: {} ms\tPhase: init\tStatus: {status}", ms(init)));
         }
-        started.map(|sandbox| Ready {
-            sandbox,
-            init: Some(init),
-        })
+        started.map(|sandbox| Ready { sandbox, init: Some(init) })
     }
 
     fn take_idle(&self) -> Option<Sandbox> {
@@ -269,11 +202,7 @@ impl Pool {
     }
 
     fn journal(&self, request_id: Option<String>) -> Journal {
-        Journal::new(
-            self.blueprint.log.clone(),
-            Arc::clone(&self.name),
-            request_id,
-        )
+        Journal::new(self.blueprint.log.clone(), Arc::clone(&self.name), request_id)
     }
 }
 
@@ -328,12 +257,7 @@ impl Report {
 }
 
 /// Says in the log what became of a process that did not answer.
-fn note(
-    ended: &Ended,
-    request_id: super::RequestId,
-    function: &bundle::Function,
-    journal: &mut Journal,
-) {
+fn note(ended: &Ended, request_id: super::RequestId, function: &bundle::Function, journal: &mut Journal) {
     match ended {
         Ended::TimedOut => journal.platform(format!(
             "{} {request_id} Task timed out after {:.2} seconds",
@@ -360,11 +284,7 @@ fn invocation(function: &bundle::Function, request: Request, deadline: Instant) 
     };
     let trace_id = request.trace_id.unwrap_or_else(|| {
         let random = Uuid::new_v4().simple().to_string();
-        format!(
-            "Root=1-{:08x}-{};Sampled=0",
-            chrono::Utc::now().timestamp(),
-            &random[..24]
-        )
+        format!("Root=1-{:08x}-{};Sampled=0", chrono::Utc::now().timestamp(), &random[..24])
     });
     Invocation {
         request_id: request.request_id.to_string(),

@@ -18,20 +18,9 @@ pub(super) async fn reported(request: Request, unknown: &str) -> Result<Reported
     let (payload, _) = read(request.into_body()).await?;
     let named = serde_json::from_slice::<serde_json::Value>(&payload)
         .ok()
-        .and_then(|body| {
-            body.get("errorType")
-                .and_then(|kind| kind.as_str())
-                .map(str::to_owned)
-        });
-    let payload = if payload.is_empty() {
-        json!({"errorType": header}).to_string().into()
-    } else {
-        payload
-    };
-    Ok(ReportedError {
-        error_type: named.unwrap_or(header),
-        payload,
-    })
+        .and_then(|body| body.get("errorType").and_then(|kind| kind.as_str()).map(str::to_owned));
+    let payload = if payload.is_empty() { json!({"errorType": header}).to_string().into() } else { payload };
+    Ok(ReportedError { error_type: named.unwrap_or(header), payload })
 }
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("lambda-runtime-function-error-type");
@@ -44,9 +33,7 @@ fn error_type(headers: &HeaderMap, unknown: &str) -> String {
         .filter(|kind| {
             kind.strip_prefix("Runtime.")
                 .or_else(|| kind.strip_prefix("Function."))
-                .is_some_and(|rest| {
-                    !rest.is_empty() && rest.chars().all(|c| c.is_ascii_alphanumeric())
-                })
+                .is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_alphanumeric()))
         })
         .map_or_else(|| unknown.to_owned(), str::to_owned)
 }
@@ -58,14 +45,8 @@ pub(super) fn mid_stream_error(trailers: &HeaderMap) -> Option<ReportedError> {
     let payload = trailers
         .get("lambda-runtime-function-error-body")
         .and_then(|body| STANDARD.decode(body.as_bytes()).ok())
-        .map_or_else(
-            || Bytes::from(json!({"errorType": error_type}).to_string()),
-            Bytes::from,
-        );
-    Some(ReportedError {
-        error_type,
-        payload,
-    })
+        .map_or_else(|| Bytes::from(json!({"errorType": error_type}).to_string()), Bytes::from);
+    Some(ReportedError { error_type, payload })
 }
 
 /// A body within the limit, and its trailers.

@@ -51,17 +51,11 @@ struct Registration {
 
 impl Extensions {
     pub(super) fn of(function_name: &str) -> Self {
-        Self {
-            function_name: function_name.to_owned(),
-            registered: Mutex::default(),
-            changed: watch::Sender::new(0),
-        }
+        Self { function_name: function_name.to_owned(), registered: Mutex::default(), changed: watch::Sender::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Uuid, Extension>> {
-        self.registered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn any(&self) -> bool {
@@ -73,10 +67,7 @@ impl Extensions {
         let mut changed = self.changed.subscribe();
         loop {
             changed.mark_unchanged();
-            let busy = self
-                .lock()
-                .values()
-                .any(|one| one.subscribed.contains(&Subscription::Invoke) && !one.waiting);
+            let busy = self.lock().values().any(|one| one.subscribed.contains(&Subscription::Invoke) && !one.waiting);
             if !busy {
                 return;
             }
@@ -108,11 +99,7 @@ impl Extensions {
     }
 
     fn publish(&self, to: Subscription, event: impl Fn() -> Value) {
-        for extension in self
-            .lock()
-            .values_mut()
-            .filter(|one| one.subscribed.contains(&to))
-        {
+        for extension in self.lock().values_mut().filter(|one| one.subscribed.contains(&to)) {
             extension.events.push(event());
             extension.waiting = false;
         }
@@ -124,58 +111,31 @@ impl Extensions {
             .get("lambda-extension-name")
             .and_then(|name| name.to_str().ok())
             .filter(|name| !name.is_empty())
-            .ok_or_else(|| {
-                refusal(
-                    "Extension.InvalidExtensionName",
-                    "Missing Lambda-Extension-Name header",
-                )
-            })?;
-        let registration: Registration = serde_json::from_slice(body).map_err(|error| {
-            refusal(
-                "InvalidRequestFormat",
-                &format!("cannot read the registration: {error}"),
-            )
-        })?;
+            .ok_or_else(|| refusal("Extension.InvalidExtensionName", "Missing Lambda-Extension-Name header"))?;
+        let registration: Registration = serde_json::from_slice(body)
+            .map_err(|error| refusal("InvalidRequestFormat", &format!("cannot read the registration: {error}")))?;
         let mut registered = self.lock();
         if registered.values().any(|one| one.name == name) {
-            return Err(refusal(
-                "Extension.AlreadyRegistered",
-                "An extension of this name has registered",
-            ));
+            return Err(refusal("Extension.AlreadyRegistered", "An extension of this name has registered"));
         }
         let id = Uuid::new_v4();
-        let extension = Extension {
-            name: name.to_owned(),
-            subscribed: registration.events,
-            events: Vec::new(),
-            waiting: false,
-        };
+        let extension =
+            Extension { name: name.to_owned(), subscribed: registration.events, events: Vec::new(), waiting: false };
         registered.insert(id, extension);
         let facts = json!({"functionName": self.function_name, "functionVersion": "$LATEST", "handler": "bootstrap"});
-        let headers = [
-            (IDENTIFIER, id.to_string()),
-            ("content-type", "application/json".to_owned()),
-        ];
+        let headers = [(IDENTIFIER, id.to_string()), ("content-type", "application/json".to_owned())];
         Ok((headers, facts.to_string()).into_response())
     }
 
     fn identify(&self, headers: &HeaderMap) -> Result<Uuid, Refusal> {
         let id = headers.get(IDENTIFIER).ok_or_else(|| {
-            refusal(
-                "Extension.MissingExtensionIdentifier",
-                "Missing Lambda-Extension-Identifier header",
-            )
+            refusal("Extension.MissingExtensionIdentifier", "Missing Lambda-Extension-Identifier header")
         })?;
         id.to_str()
             .ok()
             .and_then(|id| Uuid::parse_str(id).ok())
             .filter(|id| self.lock().contains_key(id))
-            .ok_or_else(|| {
-                refusal(
-                    "Extension.InvalidExtensionIdentifier",
-                    "Invalid Lambda-Extension-Identifier",
-                )
-            })
+            .ok_or_else(|| refusal("Extension.InvalidExtensionIdentifier", "Invalid Lambda-Extension-Identifier"))
     }
 
     async fn next(&self, id: Uuid) -> Value {
@@ -198,8 +158,7 @@ impl Extensions {
     }
 
     fn tell(&self) {
-        self.changed
-            .send_modify(|version| *version = version.wrapping_add(1));
+        self.changed.send_modify(|version| *version = version.wrapping_add(1));
     }
 }
 
@@ -212,18 +171,12 @@ struct Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        reply(
-            StatusCode::FORBIDDEN,
-            &json!({"errorType": self.kind, "errorMessage": self.message}),
-        )
+        reply(StatusCode::FORBIDDEN, &json!({"errorType": self.kind, "errorMessage": self.message}))
     }
 }
 
 fn refusal(kind: &'static str, message: &str) -> Refusal {
-    Refusal {
-        kind,
-        message: message.to_owned(),
-    }
+    Refusal { kind, message: message.to_owned() }
 }
 
 pub(super) fn routes() -> Router<Arc<Shared>> {
@@ -237,21 +190,14 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
 }
 
 async fn register(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
-    shared
-        .extensions
-        .register(&headers, &body)
-        .unwrap_or_else(IntoResponse::into_response)
+    shared.extensions.register(&headers, &body).unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn next(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
     match shared.extensions.identify(&headers) {
         Ok(id) => {
             let event = shared.extensions.next(id).await;
-            (
-                [(IDENTIFIER, id.to_string())],
-                [(header::CONTENT_TYPE, "application/json")],
-                event.to_string(),
-            )
+            ([(IDENTIFIER, id.to_string())], [(header::CONTENT_TYPE, "application/json")], event.to_string())
                 .into_response()
         }
         Err(refusal) => refusal.into_response(),

@@ -20,11 +20,7 @@ pub(super) enum ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, kind, message) = match self {
-            Self::InvalidRequestId => (
-                StatusCode::BAD_REQUEST,
-                "InvalidRequestID",
-                "Invalid request ID".to_owned(),
-            ),
+            Self::InvalidRequestId => (StatusCode::BAD_REQUEST, "InvalidRequestID", "Invalid request ID".to_owned()),
             Self::InvalidTransition { from, to } => (
                 StatusCode::FORBIDDEN,
                 "InvalidStateTransition",
@@ -37,33 +33,24 @@ impl IntoResponse for ApiError {
                 "InvalidFunctionResponseMode",
                 "Lambda-Runtime-Function-Response-Mode must be streaming".to_owned(),
             ),
-            Self::Truncated => (
-                StatusCode::BAD_REQUEST,
-                "TruncatedHTTPRequest",
-                "HTTP request detected as truncated".to_owned(),
-            ),
+            Self::Truncated => {
+                (StatusCode::BAD_REQUEST, "TruncatedHTTPRequest", "HTTP request detected as truncated".to_owned())
+            }
             Self::TooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "RequestEntityTooLarge",
                 format!("Exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."),
             ),
-            Self::Internal => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "InternalServerError",
-                "Internal Server Error".to_owned(),
-            ),
+            Self::Internal => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", "Internal Server Error".to_owned())
+            }
         };
         reply(status, &json!({"errorMessage": message, "errorType": kind}))
     }
 }
 
 pub(super) fn reply(status: StatusCode, body: &serde_json::Value) -> Response {
-    (
-        status,
-        [(header::CONTENT_TYPE, "application/json")],
-        body.to_string(),
-    )
-        .into_response()
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
 /// What a process hears when its answer was taken.

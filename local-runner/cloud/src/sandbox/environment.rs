@@ -12,15 +12,8 @@ use crate::bundle::REGION;
 /// The variables of a new process: Lambda's over the template's over the runner's extras.
 pub(super) fn of(blueprint: &Blueprint, runtime_api: SocketAddr) -> BTreeMap<String, String> {
     let function = &blueprint.function;
-    let task_root = blueprint
-        .executable
-        .parent()
-        .map_or_else(String::new, |folder| folder.display().to_string());
-    let stream = format!(
-        "{}/[$LATEST]{}",
-        Utc::now().format("%Y/%m/%d"),
-        Uuid::new_v4().simple()
-    );
+    let task_root = blueprint.executable.parent().map_or_else(String::new, |folder| folder.display().to_string());
+    let stream = format!("{}/[$LATEST]{}", Utc::now().format("%Y/%m/%d"), Uuid::new_v4().simple());
     let mut environment = BTreeMap::from([
         ("LANG".to_owned(), "en_US.UTF-8".to_owned()),
         ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned()),
@@ -37,16 +30,10 @@ pub(super) fn of(blueprint: &Blueprint, runtime_api: SocketAddr) -> BTreeMap<Str
             ("AWS_SECRET_ACCESS_KEY", "local".to_owned()),
             ("AWS_SESSION_TOKEN", "local".to_owned()),
             ("AWS_LAMBDA_FUNCTION_NAME", function.name.clone()),
-            (
-                "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
-                function.memory_mib.to_string(),
-            ),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", function.memory_mib.to_string()),
             ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_owned()),
             ("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand".to_owned()),
-            (
-                "AWS_LAMBDA_LOG_GROUP_NAME",
-                format!("/aws/lambda/{}", function.name),
-            ),
+            ("AWS_LAMBDA_LOG_GROUP_NAME", format!("/aws/lambda/{}", function.name)),
             ("AWS_LAMBDA_LOG_STREAM_NAME", stream),
             ("AWS_LAMBDA_RUNTIME_API", runtime_api.to_string()),
             ("LAMBDA_TASK_ROOT", task_root),

@@ -28,15 +28,7 @@ impl Output {
         let direct = reader.try_clone()?;
         // Makes both non-blocking, they are one file description.
         let pipe = pipe::Receiver::from_owned_fd(reader.into())?;
-        Ok((
-            Self {
-                pipe,
-                direct,
-                partial: Vec::new(),
-                closed: false,
-            },
-            writer,
-        ))
+        Ok((Self { pipe, direct, partial: Vec::new(), closed: false }, writer))
     }
 
     /// Waits for output and passes on what is there; waits for ever once the pipe is closed.
@@ -52,11 +44,7 @@ impl Output {
         match self.pipe.try_read(&mut chunk) {
             Ok(0) => self.closed = true,
             Ok(bytes) => self.accept(&chunk[..bytes], journal),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => self.closed = true,
         }
     }

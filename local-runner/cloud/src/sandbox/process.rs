@@ -33,28 +33,15 @@ impl Process {
             .stdout(stdout)
             .process_group(0)
             .kill_on_drop(true);
-        if let Some(folder) = blueprint
-            .executable
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-        {
+        if let Some(folder) = blueprint.executable.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             command.current_dir(folder);
         }
         if let Some((uid, gid)) = blueprint.run_as {
             command.gid(gid).uid(uid);
         }
         let child = spawner::spawn(command).await?;
-        let pid = child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .ok_or(io::ErrorKind::NotFound)?;
-        Ok((
-            Self {
-                child,
-                pid: Pid::from_raw(pid),
-            },
-            output,
-        ))
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).ok_or(io::ErrorKind::NotFound)?;
+        Ok((Self { child, pid: Pid::from_raw(pid) }, output))
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -101,8 +88,7 @@ impl Process {
     }
 
     fn status_mib(&self, field: &str) -> u32 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         let kib = status
             .lines()
             .find_map(|line| line.strip_prefix(field))

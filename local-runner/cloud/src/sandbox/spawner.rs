@@ -33,21 +33,12 @@ pub(super) async fn spawn(mut command: Command) -> io::Result<Child> {
         }
         Ok(())
     };
-    #[expect(
-        unsafe_code,
-        reason = "runs between fork and exec: only two system calls, no allocation, no locks"
-    )]
+    #[expect(unsafe_code, reason = "runs between fork and exec: only two system calls, no allocation, no locks")]
     unsafe {
         command.pre_exec(die_with_runner);
     }
     let (reply, started) = oneshot::channel();
-    spawner()?
-        .send(Order {
-            command,
-            runtime: Handle::current(),
-            reply,
-        })
-        .map_err(|_| gone())?;
+    spawner()?.send(Order { command, runtime: Handle::current(), reply }).map_err(|_| gone())?;
     started.await.map_err(|_| gone())?
 }
 
@@ -62,23 +53,16 @@ fn spawner() -> io::Result<mpsc::Sender<Order>> {
     }
     let (sender, orders) = mpsc::channel::<Order>();
     // The sender in `SPAWNER` is never dropped, so the thread never ends before the runner does.
-    std::thread::Builder::new()
-        .name("spawner".to_owned())
-        .spawn(move || {
-            for Order {
-                mut command,
-                runtime,
-                reply,
-            } in orders
-            {
-                let _inside = runtime.enter();
-                let started = spawn_once_writers_are_gone(&mut command);
-                // The pipes' writing ends belong to the child alone now.
-                drop(command);
-                // A child that nobody waits for any more is killed by being dropped.
-                drop(reply.send(started));
-            }
-        })?;
+    std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
+        for Order { mut command, runtime, reply } in orders {
+            let _inside = runtime.enter();
+            let started = spawn_once_writers_are_gone(&mut command);
+            // The pipes' writing ends belong to the child alone now.
+            drop(command);
+            // A child that nobody waits for any more is killed by being dropped.
+            drop(reply.send(started));
+        }
+    })?;
     *spawner = Some(sender.clone());
     Ok(sender)
 }

@@ -73,15 +73,9 @@ pub struct Standing {
 impl Ledger {
     /// Connects to Redis; all keys stand below `prefix`. The connection restores itself when Redis comes back.
     pub async fn connect(redis_url: &str, prefix: &str) -> Result<Self> {
-        let client = redis::Client::open(redis_url)
-            .context("the Redis URL of the schedule ledger is not valid")?;
-        let connection = ConnectionManager::new(client)
-            .await
-            .context("cannot reach Redis for the schedule ledger")?;
-        Ok(Self {
-            connection,
-            prefix: prefix.to_owned(),
-        })
+        let client = redis::Client::open(redis_url).context("the Redis URL of the schedule ledger is not valid")?;
+        let connection = ConnectionManager::new(client).await.context("cannot reach Redis for the schedule ledger")?;
+        Ok(Self { connection, prefix: prefix.to_owned() })
     }
 
     /// Makes a schedule known at `now`. Its anchor is kept while expression, time zone and kind are unchanged; a changed or
@@ -98,20 +92,12 @@ impl Ledger {
             .invoke_async(&mut self.connection.clone())
             .await
             .with_context(|| format!("cannot register schedule {}", schedule.id))?;
-        Ok(Memory {
-            anchor: instant(anchor)?,
-            planned_until: instant(planned_until)?,
-        })
+        Ok(Memory { anchor: instant(anchor)?, planned_until: instant(planned_until)? })
     }
 
     /// Writes the tick of `due` down, to be fired, or only to be remembered when it is `expired`. `false` when it was
     /// written down before.
-    pub async fn open(
-        &self,
-        schedule: &Schedule,
-        due: DateTime<Utc>,
-        expired: bool,
-    ) -> Result<bool> {
+    pub async fn open(&self, schedule: &Schedule, due: DateTime<Utc>, expired: bool) -> Result<bool> {
         let script = Script::new(include_str!("open.lua"));
         script
             .key(self.schedule_key(schedule))
@@ -140,19 +126,13 @@ impl Ledger {
             .await
             .with_context(|| format!("cannot take a tick of schedule {}", schedule.id))?;
         let millis = |text: &str| -> Result<DateTime<Utc>> {
-            instant(
-                text.parse::<f64>()
-                    .context("the ledger holds an instant that is no number")?
-                    as i64,
-            )
+            instant(text.parse::<f64>().context("the ledger holds an instant that is no number")? as i64)
         };
         Ok(match found.as_slice() {
             [due, execution_id, attempt] => Leased::Tick(Tick {
                 due: millis(due)?,
                 execution_id: execution_id.clone(),
-                attempt: attempt
-                    .parse()
-                    .context("the ledger holds an attempt that is no number")?,
+                attempt: attempt.parse().context("the ledger holds an attempt that is no number")?,
             }),
             [later] => Leased::Later(millis(later)?),
             _ => Leased::Nothing,
@@ -188,12 +168,7 @@ impl Ledger {
     }
 
     /// Puts a taken tick off until `ready`.
-    pub async fn postpone(
-        &self,
-        schedule: &Schedule,
-        due: DateTime<Utc>,
-        ready: DateTime<Utc>,
-    ) -> Result<()> {
+    pub async fn postpone(&self, schedule: &Schedule, due: DateTime<Utc>, ready: DateTime<Utc>) -> Result<()> {
         // XX: a tick that somebody else closed meanwhile stays closed.
         redis::cmd("ZADD")
             .arg(self.open_key(schedule))
@@ -209,32 +184,19 @@ impl Ledger {
     pub async fn standing(&self, schedule: &Schedule) -> Result<Standing> {
         let mut connection = self.connection.clone();
         let context = || format!("cannot read schedule {}", schedule.id);
-        let fields = [
-            "timing",
-            "anchor",
-            "planned_until",
-            "last_due",
-            "last_fired",
-        ];
+        let fields = ["timing", "anchor", "planned_until", "last_due", "last_fired"];
         let found: [Option<String>; 5] = redis::cmd("HMGET")
             .arg(self.schedule_key(schedule))
             .arg(&fields)
             .query_async(&mut connection)
             .await
             .with_context(context)?;
-        let open = connection
-            .zcard(self.open_key(schedule))
-            .await
-            .with_context(context)?;
+        let open = connection.zcard(self.open_key(schedule)).await.with_context(context)?;
         let [known, anchor, planned_until, last_due, last_fired] = found;
-        let millis =
-            |text: Option<String>| -> Option<DateTime<Utc>> { instant(text?.parse().ok()?).ok() };
+        let millis = |text: Option<String>| -> Option<DateTime<Utc>> { instant(text?.parse().ok()?).ok() };
         let memory = match (millis(anchor), millis(planned_until)) {
             (Some(anchor), Some(planned_until)) if known == Some(timing(schedule)) => {
-                Some(Memory {
-                    anchor,
-                    planned_until,
-                })
+                Some(Memory { anchor, planned_until })
             }
             _ => None,
         };
@@ -242,11 +204,7 @@ impl Ledger {
             (Some(due), Some(fired)) => Some(LastRun { due, fired }),
             _ => None,
         };
-        Ok(Standing {
-            memory,
-            last_run,
-            open,
-        })
+        Ok(Standing { memory, last_run, open })
     }
 
     fn schedule_key(&self, schedule: &Schedule) -> String {
@@ -268,10 +226,7 @@ impl Ledger {
 
 /// What must stay the same for the anchor to be kept.
 fn timing(schedule: &Schedule) -> String {
-    format!(
-        "{:?} {} {}",
-        schedule.kind, schedule.expression, schedule.time_zone
-    )
+    format!("{:?} {} {}", schedule.kind, schedule.expression, schedule.time_zone)
 }
 
 fn instant(millis: i64) -> Result<DateTime<Utc>> {

@@ -19,10 +19,7 @@ pub struct Tick {
 /// ARN of the schedule or rule.
 pub fn arn(schedule: &Schedule) -> String {
     match schedule.kind {
-        ScheduleKind::Scheduler => format!(
-            "arn:aws:scheduler:{REGION}:{ACCOUNT}:schedule/default/{}",
-            schedule.id
-        ),
+        ScheduleKind::Scheduler => format!("arn:aws:scheduler:{REGION}:{ACCOUNT}:schedule/default/{}", schedule.id),
         ScheduleKind::Rule => format!("arn:aws:events:{REGION}:{ACCOUNT}:rule/{}", schedule.id),
     }
 }
@@ -32,13 +29,9 @@ pub fn arn(schedule: &Schedule) -> String {
 pub fn payload(schedule: &Schedule, tick: &Tick) -> String {
     match (schedule.kind, &schedule.input) {
         (ScheduleKind::Rule, Some(input)) => input.clone(),
-        (ScheduleKind::Scheduler, Some(input)) => replace_keywords(
-            input,
-            &arn(schedule),
-            &instant(tick.due),
-            &tick.execution_id,
-            &tick.attempt.to_string(),
-        ),
+        (ScheduleKind::Scheduler, Some(input)) => {
+            replace_keywords(input, &arn(schedule), &instant(tick.due), &tick.execution_id, &tick.attempt.to_string())
+        }
         // The detail of a rule is an object, that of a schedule the text of one.
         (ScheduleKind::Rule, None) => envelope(schedule, tick, "aws.events", json!({})),
         (ScheduleKind::Scheduler, None) => envelope(schedule, tick, "aws.scheduler", json!("{}")),
@@ -50,13 +43,7 @@ pub(crate) fn with_sample_keywords(input: &str) -> String {
     replace_keywords(input, "arn", "2026-01-01T00:00:00Z", "id", "1")
 }
 
-fn replace_keywords(
-    input: &str,
-    arn: &str,
-    time: &str,
-    execution_id: &str,
-    attempt: &str,
-) -> String {
+fn replace_keywords(input: &str, arn: &str, time: &str, execution_id: &str, attempt: &str) -> String {
     input
         .replace("<aws.scheduler.schedule-arn>", arn)
         .replace("<aws.scheduler.scheduled-time>", time)
@@ -104,14 +91,8 @@ mod tests {
     }
 
     fn tick() -> Tick {
-        let due = "2026-11-21T02:00:00.5Z"
-            .parse()
-            .expect("the test writes RFC 3339");
-        Tick {
-            due,
-            execution_id: "e-1".to_owned(),
-            attempt: 2,
-        }
+        let due = "2026-11-21T02:00:00.5Z".parse().expect("the test writes RFC 3339");
+        Tick { due, execution_id: "e-1".to_owned(), attempt: 2 }
     }
 
     #[test]
@@ -126,17 +107,13 @@ mod tests {
     #[test]
     fn a_rule_hands_its_input_on_as_it_stands() {
         let input = r#"{"at":"<aws.scheduler.scheduled-time>"}"#;
-        assert_eq!(
-            payload(&schedule(ScheduleKind::Rule, Some(input)), &tick()),
-            input
-        );
+        assert_eq!(payload(&schedule(ScheduleKind::Rule, Some(input)), &tick()), input);
     }
 
     #[test]
     fn without_input_the_services_send_their_own_envelopes() {
         let event: serde_json::Value =
-            serde_json::from_str(&payload(&schedule(ScheduleKind::Rule, None), &tick()))
-                .expect("the envelope is JSON");
+            serde_json::from_str(&payload(&schedule(ScheduleKind::Rule, None), &tick())).expect("the envelope is JSON");
         assert_eq!(
             event,
             json!({
@@ -148,9 +125,6 @@ mod tests {
         let event: serde_json::Value =
             serde_json::from_str(&payload(&schedule(ScheduleKind::Scheduler, None), &tick()))
                 .expect("the envelope is JSON");
-        assert_eq!(
-            (&event["source"], &event["detail"]),
-            (&json!("aws.scheduler"), &json!("{}"))
-        );
+        assert_eq!((&event["source"], &event["detail"]), (&json!("aws.scheduler"), &json!("{}")));
     }
 }

@@ -59,19 +59,13 @@ impl Timing {
     /// Of the ticks between `memory.planned_until` and `now` only the latest counts: a runner that was down for a day
     /// makes up for one run, not for a thousand.
     pub fn plan(&self, memory: Memory, now: DateTime<Utc>) -> Plan {
-        let latest = self
-            .expression
-            .latest_until(now, self.zone, memory.anchor)
-            .filter(|due| *due > memory.planned_until);
+        let latest =
+            self.expression.latest_until(now, self.zone, memory.anchor).filter(|due| *due > memory.planned_until);
         let (fire, expired) = match latest {
             Some(due) if self.is_expired(due, now) => (None, Some(due)),
             other => (other, None),
         };
-        Plan {
-            fire,
-            expired,
-            next: self.next_after(now, memory.anchor),
-        }
+        Plan { fire, expired, next: self.next_after(now, memory.anchor) }
     }
 
     /// When the schedule is due after `now`.
@@ -115,104 +109,59 @@ mod tests {
     }
 
     fn memory(anchor: &str, planned_until: &str) -> Memory {
-        Memory {
-            anchor: utc(anchor),
-            planned_until: utc(planned_until),
-        }
+        Memory { anchor: utc(anchor), planned_until: utc(planned_until) }
     }
 
     #[test]
     fn nothing_is_due_before_the_first_tick() {
-        let plan = timing("rate(1 minute)", "UTC", 300).plan(
-            memory("2026-11-21T10:00:30Z", "2026-11-21T10:00:30Z"),
-            utc("2026-11-21T10:01:29.999Z"),
-        );
-        assert_eq!(
-            plan,
-            Plan {
-                fire: None,
-                expired: None,
-                next: Some(utc("2026-11-21T10:01:30Z"))
-            }
-        );
+        let plan = timing("rate(1 minute)", "UTC", 300)
+            .plan(memory("2026-11-21T10:00:30Z", "2026-11-21T10:00:30Z"), utc("2026-11-21T10:01:29.999Z"));
+        assert_eq!(plan, Plan { fire: None, expired: None, next: Some(utc("2026-11-21T10:01:30Z")) });
     }
 
     #[test]
     fn a_tick_is_due_at_its_instant() {
-        let plan = timing("rate(1 minute)", "UTC", 300).plan(
-            memory("2026-11-21T10:00:30Z", "2026-11-21T10:00:30Z"),
-            utc("2026-11-21T10:01:30Z"),
-        );
+        let plan = timing("rate(1 minute)", "UTC", 300)
+            .plan(memory("2026-11-21T10:00:30Z", "2026-11-21T10:00:30Z"), utc("2026-11-21T10:01:30Z"));
         assert_eq!(plan.fire, Some(utc("2026-11-21T10:01:30Z")));
         assert_eq!(plan.next, Some(utc("2026-11-21T10:02:30Z")));
     }
 
     #[test]
     fn a_planned_tick_is_not_planned_again() {
-        let plan = timing("cron(0 * * * ? *)", "UTC", 300).plan(
-            memory("2026-11-20T00:00:00Z", "2026-11-21T10:00:00Z"),
-            utc("2026-11-21T10:00:01Z"),
-        );
+        let plan = timing("cron(0 * * * ? *)", "UTC", 300)
+            .plan(memory("2026-11-20T00:00:00Z", "2026-11-21T10:00:00Z"), utc("2026-11-21T10:00:01Z"));
         assert_eq!((plan.fire, plan.expired), (None, None));
     }
 
     #[test]
     fn after_a_downtime_only_the_latest_missed_tick_is_made_up_for() {
-        let plan = timing("rate(1 minute)", "UTC", 300).plan(
-            memory("2026-11-21T10:00:00Z", "2026-11-21T10:05:00Z"),
-            utc("2026-11-21T14:17:40Z"),
-        );
+        let plan = timing("rate(1 minute)", "UTC", 300)
+            .plan(memory("2026-11-21T10:00:00Z", "2026-11-21T10:05:00Z"), utc("2026-11-21T14:17:40Z"));
         assert_eq!(plan.fire, Some(utc("2026-11-21T14:17:00Z")));
     }
 
     #[test]
     fn a_missed_tick_older_than_the_maximum_age_is_given_up() {
         let nightly = timing("cron(0 2 * * ? *)", "Europe/Berlin", 3_600);
-        let plan = nightly.plan(
-            memory("2026-11-01T00:00:00Z", "2026-11-20T01:00:00Z"),
-            utc("2026-11-21T02:00:01Z"),
-        );
-        assert_eq!(
-            (plan.fire, plan.expired),
-            (None, Some(utc("2026-11-21T01:00:00Z")))
-        );
-        let plan = nightly.plan(
-            memory("2026-11-01T00:00:00Z", "2026-11-20T01:00:00Z"),
-            utc("2026-11-21T02:00:00Z"),
-        );
+        let plan = nightly.plan(memory("2026-11-01T00:00:00Z", "2026-11-20T01:00:00Z"), utc("2026-11-21T02:00:01Z"));
+        assert_eq!((plan.fire, plan.expired), (None, Some(utc("2026-11-21T01:00:00Z"))));
+        let plan = nightly.plan(memory("2026-11-01T00:00:00Z", "2026-11-20T01:00:00Z"), utc("2026-11-21T02:00:00Z"));
         assert_eq!(plan.fire, Some(utc("2026-11-21T01:00:00Z")));
     }
 
     #[test]
     fn a_single_instant_comes_once() {
         let once = timing("at(2026-11-21T10:00:00)", "UTC", 300);
-        let plan = once.plan(
-            memory("2026-11-21T09:00:00Z", "2026-11-21T09:00:00Z"),
-            utc("2026-11-21T10:00:00Z"),
-        );
-        assert_eq!(
-            (plan.fire, plan.next),
-            (Some(utc("2026-11-21T10:00:00Z")), None)
-        );
-        let plan = once.plan(
-            memory("2026-11-21T09:00:00Z", "2026-11-21T10:00:00Z"),
-            utc("2026-11-21T10:00:01Z"),
-        );
-        assert_eq!(
-            plan,
-            Plan {
-                fire: None,
-                expired: None,
-                next: None
-            }
-        );
+        let plan = once.plan(memory("2026-11-21T09:00:00Z", "2026-11-21T09:00:00Z"), utc("2026-11-21T10:00:00Z"));
+        assert_eq!((plan.fire, plan.next), (Some(utc("2026-11-21T10:00:00Z")), None));
+        let plan = once.plan(memory("2026-11-21T09:00:00Z", "2026-11-21T10:00:00Z"), utc("2026-11-21T10:00:01Z"));
+        assert_eq!(plan, Plan { fire: None, expired: None, next: None });
     }
 
     #[test]
     fn waits_between_attempts_double_up_to_five_minutes() {
-        let waits: Vec<u64> = [1, 2, 3, 9, 10, 185]
-            .map(|attempt| retry_delay(attempt).as_secs())
-            .to_vec();
+        let waits: Vec<u64> = [1, 2, 3, 9, 10, 185].map(|attempt| retry_delay(attempt).as_secs()).to_vec();
         assert_eq!(waits, [1, 2, 4, 256, 300, 300]);
     }
 }

@@ -21,54 +21,29 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
-        let url =
-            std::env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379/15".to_owned());
+        let url = std::env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379/15".to_owned());
         let prefix = format!("test-{}:", uuid::Uuid::new_v4());
         let client = redis::Client::open(url.as_str()).expect("REDIS_URL is a Redis URL");
         let connection = timeout(DEADLINE, client.get_connection_manager())
             .await
             .ok()
             .and_then(Result::ok)
-            .unwrap_or_else(|| {
-                panic!("these tests need a Redis: none answers at {url} (set REDIS_URL)")
-            });
-        let ledger = Ledger::connect(&url, &prefix)
-            .await
-            .expect("Redis answered a moment ago");
-        Self {
-            ledger,
-            connection,
-            prefix,
-        }
+            .unwrap_or_else(|| panic!("these tests need a Redis: none answers at {url} (set REDIS_URL)"));
+        let ledger = Ledger::connect(&url, &prefix).await.expect("Redis answered a moment ago");
+        Self { ledger, connection, prefix }
     }
 
     async fn clean_up(mut self) {
-        let keys: Vec<String> = self
-            .connection
-            .keys(format!("{}*", self.prefix))
-            .await
-            .expect("Redis answers");
+        let keys: Vec<String> = self.connection.keys(format!("{}*", self.prefix)).await.expect("Redis answers");
         if !keys.is_empty() {
-            self.connection
-                .del::<_, ()>(keys)
-                .await
-                .expect("Redis answers");
+            self.connection.del::<_, ()>(keys).await.expect("Redis answers");
         }
     }
 
     /// State of a tick, none when the ledger does not have it.
     async fn state(&self, schedule: &Schedule, due: DateTime<Utc>) -> Option<String> {
-        let key = format!(
-            "{}schedule:{}:tick:{}",
-            self.prefix,
-            schedule.id,
-            due.timestamp_millis()
-        );
-        self.connection
-            .clone()
-            .hget(key, "state")
-            .await
-            .expect("Redis answers")
+        let key = format!("{}schedule:{}:tick:{}", self.prefix, schedule.id, due.timestamp_millis());
+        self.connection.clone().hget(key, "state").await.expect("Redis answers")
     }
 }
 
@@ -94,9 +69,7 @@ impl Recorder {
     }
 
     fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
-        self.notes
-            .lock()
-            .expect("no test panics while it holds the notes")
+        self.notes.lock().expect("no test panics while it holds the notes")
     }
 
     async fn wait_until(&self, what: &str, condition: impl Fn(&Notes) -> bool) {
@@ -105,9 +78,7 @@ impl Recorder {
                 self.changed.notified().await;
             }
         };
-        timeout(DEADLINE, waiting)
-            .await
-            .unwrap_or_else(|_| panic!("waited in vain until {what}"));
+        timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
     }
 }
 
@@ -118,10 +89,7 @@ impl Target for Recorder {
             notes.refusals_left -= 1;
             anyhow::bail!("the target is told to refuse");
         }
-        notes.submitted.push((
-            function.to_owned(),
-            String::from_utf8_lossy(&payload).into_owned(),
-        ));
+        notes.submitted.push((function.to_owned(), String::from_utf8_lossy(&payload).into_owned()));
         self.changed.notify_one();
         Ok(())
     }
@@ -142,11 +110,7 @@ fn function() -> Function {
         memory_mib: 128,
         environment: BTreeMap::new(),
         reserved_concurrency: None,
-        on_async_failure: AsyncFailure {
-            max_retries: 2,
-            max_age: Duration::from_secs(21_600),
-            destination: None,
-        },
+        on_async_failure: AsyncFailure { max_retries: 2, max_age: Duration::from_secs(21_600), destination: None },
         invoke_at_start: false,
         event_sources: Vec::new(),
         schedules: Vec::new(),
@@ -179,63 +143,25 @@ async fn start(
 ) -> (CancellationToken, tokio::task::JoinHandle<()>) {
     let shutdown = CancellationToken::new();
     let schedules = vec![(function(), schedule.clone())];
-    let runner = tokio::spawn(run(
-        schedules,
-        bench.ledger.clone(),
-        target.clone(),
-        shutdown.clone(),
-    ));
+    let runner = tokio::spawn(run(schedules, bench.ledger.clone(), target.clone(), shutdown.clone()));
     (shutdown, runner)
 }
 
 async fn stop((shutdown, runner): (CancellationToken, tokio::task::JoinHandle<()>)) {
     shutdown.cancel();
-    timeout(DEADLINE, runner)
-        .await
-        .expect("the scheduler stops when told")
-        .expect("the scheduler does not panic");
+    timeout(DEADLINE, runner).await.expect("the scheduler stops when told").expect("the scheduler does not panic");
 }
 
 #[tokio::test]
 async fn the_anchor_is_kept_until_the_expression_changes() {
     let bench = Bench::new().await;
     let (first, later) = (utc("2026-11-21T10:00:00Z"), utc("2026-11-21T11:00:00Z"));
-    let memory = bench
-        .ledger
-        .register(&schedule("rate(5 minutes)"), first)
-        .await
-        .expect("registered");
-    assert_eq!(
-        memory,
-        Memory {
-            anchor: first,
-            planned_until: first
-        }
-    );
-    let memory = bench
-        .ledger
-        .register(&schedule("rate(5 minutes)"), later)
-        .await
-        .expect("registered");
-    assert_eq!(
-        memory,
-        Memory {
-            anchor: first,
-            planned_until: first
-        }
-    );
-    let memory = bench
-        .ledger
-        .register(&schedule("rate(6 minutes)"), later)
-        .await
-        .expect("registered");
-    assert_eq!(
-        memory,
-        Memory {
-            anchor: later,
-            planned_until: later
-        }
-    );
+    let memory = bench.ledger.register(&schedule("rate(5 minutes)"), first).await.expect("registered");
+    assert_eq!(memory, Memory { anchor: first, planned_until: first });
+    let memory = bench.ledger.register(&schedule("rate(5 minutes)"), later).await.expect("registered");
+    assert_eq!(memory, Memory { anchor: first, planned_until: first });
+    let memory = bench.ledger.register(&schedule("rate(6 minutes)"), later).await.expect("registered");
+    assert_eq!(memory, Memory { anchor: later, planned_until: later });
     bench.clean_up().await;
 }
 
@@ -243,29 +169,11 @@ async fn the_anchor_is_kept_until_the_expression_changes() {
 async fn what_came_due_while_disabled_is_passed_over() {
     let bench = Bench::new().await;
     let enabled = schedule("rate(5 minutes)");
-    let disabled = Schedule {
-        enabled: false,
-        ..enabled.clone()
-    };
-    bench
-        .ledger
-        .register(&enabled, utc("2026-11-21T10:00:00Z"))
-        .await
-        .expect("registered");
-    bench
-        .ledger
-        .register(&disabled, utc("2026-11-21T10:01:00Z"))
-        .await
-        .expect("registered");
-    let memory = bench
-        .ledger
-        .register(&enabled, utc("2026-11-21T12:00:00Z"))
-        .await
-        .expect("registered");
-    assert_eq!(
-        (memory.anchor, memory.planned_until),
-        (utc("2026-11-21T10:00:00Z"), utc("2026-11-21T12:00:00Z"))
-    );
+    let disabled = Schedule { enabled: false, ..enabled.clone() };
+    bench.ledger.register(&enabled, utc("2026-11-21T10:00:00Z")).await.expect("registered");
+    bench.ledger.register(&disabled, utc("2026-11-21T10:01:00Z")).await.expect("registered");
+    let memory = bench.ledger.register(&enabled, utc("2026-11-21T12:00:00Z")).await.expect("registered");
+    assert_eq!((memory.anchor, memory.planned_until), (utc("2026-11-21T10:00:00Z"), utc("2026-11-21T12:00:00Z")));
     bench.clean_up().await;
 }
 
@@ -274,64 +182,24 @@ async fn a_tick_is_written_down_once_and_taken_by_one_runner() {
     let bench = Bench::new().await;
     let schedule = schedule("rate(1 minute)");
     let (created, due) = (utc("2026-11-21T10:00:00Z"), utc("2026-11-21T10:01:00Z"));
-    bench
-        .ledger
-        .register(&schedule, created)
-        .await
-        .expect("registered");
-    assert!(
-        bench
-            .ledger
-            .open(&schedule, due, false)
-            .await
-            .expect("written")
-    );
-    assert!(
-        !bench
-            .ledger
-            .open(&schedule, due, false)
-            .await
-            .expect("known")
-    );
+    bench.ledger.register(&schedule, created).await.expect("registered");
+    assert!(bench.ledger.open(&schedule, due, false).await.expect("written"));
+    assert!(!bench.ledger.open(&schedule, due, false).await.expect("known"));
 
     let Leased::Tick(tick) = bench.ledger.lease(&schedule, due).await.expect("taken") else {
         panic!("the tick is ready");
     };
     assert_eq!((tick.due, tick.attempt), (due, 1));
     let lease_ends = due + TimeDelta::seconds(30);
-    assert_eq!(
-        bench.ledger.lease(&schedule, due).await.expect("asked"),
-        Leased::Later(lease_ends)
-    );
+    assert_eq!(bench.ledger.lease(&schedule, due).await.expect("asked"), Leased::Later(lease_ends));
 
     // The runner died: after its lease the same tick is handed out again, under the same execution id.
-    let again = bench
-        .ledger
-        .lease(&schedule, lease_ends)
-        .await
-        .expect("taken");
+    let again = bench.ledger.lease(&schedule, lease_ends).await.expect("taken");
     assert_eq!(again, Leased::Tick(Tick { attempt: 2, ..tick }));
 
-    bench
-        .ledger
-        .finish(&schedule, due, Outcome::Fired, lease_ends)
-        .await
-        .expect("closed");
-    assert_eq!(
-        bench
-            .ledger
-            .lease(&schedule, utc("2027-01-01T00:00:00Z"))
-            .await
-            .expect("asked"),
-        Leased::Nothing
-    );
-    assert!(
-        !bench
-            .ledger
-            .open(&schedule, due, false)
-            .await
-            .expect("known")
-    );
+    bench.ledger.finish(&schedule, due, Outcome::Fired, lease_ends).await.expect("closed");
+    assert_eq!(bench.ledger.lease(&schedule, utc("2027-01-01T00:00:00Z")).await.expect("asked"), Leased::Nothing);
+    assert!(!bench.ledger.open(&schedule, due, false).await.expect("known"));
     assert_eq!(bench.state(&schedule, due).await.as_deref(), Some("fired"));
     bench.clean_up().await;
 }
@@ -341,11 +209,7 @@ async fn two_runners_on_one_ledger_fire_a_missed_tick_once() {
     let bench = Bench::new().await;
     let schedule = schedule("rate(1 minute)");
     let created = Utc::now() - TimeDelta::seconds(600 + 1);
-    bench
-        .ledger
-        .register(&schedule, created)
-        .await
-        .expect("registered");
+    bench.ledger.register(&schedule, created).await.expect("registered");
     let target = Recorder::default();
     let clerk = || Clerk {
         function: function(),
@@ -356,38 +220,26 @@ async fn two_runners_on_one_ledger_fire_a_missed_tick_once() {
     };
     let (one, other) = (clerk(), clerk());
     let (mut known_to_one, mut known_to_other) = (None, None);
-    let (one, other) = tokio::join!(
-        one.round(&mut known_to_one),
-        other.round(&mut known_to_other)
-    );
+    let (one, other) = tokio::join!(one.round(&mut known_to_one), other.round(&mut known_to_other));
     assert!(one.is_ok_and(|wake| wake.is_some()) && other.is_ok_and(|wake| wake.is_some()));
     let due = (created + TimeDelta::seconds(600)).format("%Y-%m-%dT%H:%M:%SZ");
-    assert_eq!(
-        target.notes().submitted,
-        [("Cleaner".to_owned(), format!(r#"{{"at":"{due}"}}"#))]
-    );
+    assert_eq!(target.notes().submitted, [("Cleaner".to_owned(), format!(r#"{{"at":"{due}"}}"#))]);
     bench.clean_up().await;
 }
 
 #[tokio::test]
 async fn a_new_schedule_fires_when_it_is_due_and_not_before() {
     let bench = Bench::new().await;
-    let due = (Utc::now() + TimeDelta::milliseconds(2_500))
-        .format("%Y-%m-%dT%H:%M:%S")
-        .to_string();
+    let due = (Utc::now() + TimeDelta::milliseconds(2_500)).format("%Y-%m-%dT%H:%M:%S").to_string();
     let schedule = schedule(&format!("at({due})"));
     let target = Recorder::default();
     let runner = start(&bench, &schedule, &target).await;
-    target
-        .wait_until("the tick has fired", |notes| !notes.submitted.is_empty())
-        .await;
+    target.wait_until("the tick has fired", |notes| !notes.submitted.is_empty()).await;
     let instant = utc(&format!("{due}Z"));
     assert!(Utc::now() >= instant);
     stop(runner).await;
     let schedules = [(function(), schedule)];
-    let overview = overview(&schedules, &bench.ledger, Utc::now())
-        .await
-        .expect("read");
+    let overview = overview(&schedules, &bench.ledger, Utc::now()).await.expect("read");
     assert_eq!(overview[0].last_run.map(|run| run.due), Some(instant));
     assert_eq!((overview[0].next, overview[0].open), (None, 0));
     bench.clean_up().await;
@@ -397,18 +249,10 @@ async fn a_new_schedule_fires_when_it_is_due_and_not_before() {
 async fn a_refused_tick_is_tried_again() {
     let bench = Bench::new().await;
     let schedule = schedule("rate(1 minute)");
-    bench
-        .ledger
-        .register(&schedule, Utc::now() - TimeDelta::seconds(61))
-        .await
-        .expect("registered");
+    bench.ledger.register(&schedule, Utc::now() - TimeDelta::seconds(61)).await.expect("registered");
     let target = Recorder::refusing(1);
     let runner = start(&bench, &schedule, &target).await;
-    target
-        .wait_until("the second attempt succeeded", |notes| {
-            !notes.submitted.is_empty()
-        })
-        .await;
+    target.wait_until("the second attempt succeeded", |notes| !notes.submitted.is_empty()).await;
     stop(runner).await;
     assert!(target.notes().letters.is_empty());
     bench.clean_up().await;
@@ -418,53 +262,28 @@ async fn a_refused_tick_is_tried_again() {
 async fn a_tick_whose_attempts_are_used_up_goes_to_the_dead_letter_queue() {
     let bench = Bench::new().await;
     let arn = "arn:aws:sqs:us-east-1:000000000000:Lost";
-    let schedule = Schedule {
-        max_retries: 1,
-        dead_letter: Some(arn.to_owned()),
-        ..schedule("rate(1 minute)")
-    };
+    let schedule = Schedule { max_retries: 1, dead_letter: Some(arn.to_owned()), ..schedule("rate(1 minute)") };
     let created = Utc::now() - TimeDelta::seconds(61);
-    bench
-        .ledger
-        .register(&schedule, created)
-        .await
-        .expect("registered");
+    bench.ledger.register(&schedule, created).await.expect("registered");
     let target = Recorder::refusing(2);
     let runner = start(&bench, &schedule, &target).await;
-    target
-        .wait_until("the dead letter was sent", |notes| {
-            !notes.letters.is_empty()
-        })
-        .await;
+    target.wait_until("the dead letter was sent", |notes| !notes.letters.is_empty()).await;
     stop(runner).await;
     let letters = target.notes().letters.clone();
     assert_eq!((letters.len(), letters[0].queue_arn.as_str()), (1, arn));
-    assert_eq!(
-        letters[0].attributes["EXHAUSTED_RETRY_CONDITION"],
-        "MaximumRetryAttempts"
-    );
+    assert_eq!(letters[0].attributes["EXHAUSTED_RETRY_CONDITION"], "MaximumRetryAttempts");
     assert!(letters[0].body.starts_with(r#"{"at":"20"#));
     let due = created + TimeDelta::seconds(60);
-    assert_eq!(
-        bench.state(&schedule, due).await.as_deref(),
-        Some("dead-lettered")
-    );
+    assert_eq!(bench.state(&schedule, due).await.as_deref(), Some("dead-lettered"));
     bench.clean_up().await;
 }
 
 #[tokio::test]
 async fn a_missed_tick_that_is_too_old_is_remembered_and_not_fired() {
     let bench = Bench::new().await;
-    let schedule = Schedule {
-        max_event_age: Duration::from_secs(60),
-        ..schedule("rate(1 hour)")
-    };
+    let schedule = Schedule { max_event_age: Duration::from_secs(60), ..schedule("rate(1 hour)") };
     let created = Utc::now() - TimeDelta::minutes(90);
-    bench
-        .ledger
-        .register(&schedule, created)
-        .await
-        .expect("registered");
+    bench.ledger.register(&schedule, created).await.expect("registered");
     let target = Recorder::default();
     let runner = start(&bench, &schedule, &target).await;
     let due = created + TimeDelta::hours(1);
@@ -473,14 +292,9 @@ async fn a_missed_tick_that_is_too_old_is_remembered_and_not_fired() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(DEADLINE, noted)
-        .await
-        .expect("the missed tick is written down");
+    timeout(DEADLINE, noted).await.expect("the missed tick is written down");
     stop(runner).await;
-    assert_eq!(
-        bench.state(&schedule, due).await.as_deref(),
-        Some("expired")
-    );
+    assert_eq!(bench.state(&schedule, due).await.as_deref(), Some("expired"));
     assert!(target.notes().submitted.is_empty());
     bench.clean_up().await;
 }
@@ -489,26 +303,14 @@ async fn a_missed_tick_that_is_too_old_is_remembered_and_not_fired() {
 async fn a_disabled_schedule_never_fires_and_has_no_next_run() {
     let bench = Bench::new().await;
     let enabled = schedule("rate(1 minute)");
-    bench
-        .ledger
-        .register(&enabled, Utc::now() - TimeDelta::minutes(5))
-        .await
-        .expect("registered");
-    let disabled = Schedule {
-        enabled: false,
-        ..enabled
-    };
+    bench.ledger.register(&enabled, Utc::now() - TimeDelta::minutes(5)).await.expect("registered");
+    let disabled = Schedule { enabled: false, ..enabled };
     let target = Recorder::default();
     let (_shutdown, runner) = start(&bench, &disabled, &target).await;
-    timeout(DEADLINE, runner)
-        .await
-        .expect("there is nothing to wait for")
-        .expect("the scheduler does not panic");
+    timeout(DEADLINE, runner).await.expect("there is nothing to wait for").expect("the scheduler does not panic");
     assert!(target.notes().submitted.is_empty());
     let schedules = [(function(), disabled)];
-    let overview = overview(&schedules, &bench.ledger, Utc::now())
-        .await
-        .expect("read");
+    let overview = overview(&schedules, &bench.ledger, Utc::now()).await.expect("read");
     assert_eq!((overview[0].enabled, overview[0].next), (false, None));
     bench.clean_up().await;
 }

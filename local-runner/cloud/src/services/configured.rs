@@ -15,10 +15,7 @@ pub(super) struct Urls {
 
 impl Urls {
     /// The environment wins over the file.
-    pub(super) fn find(
-        environment: &BTreeMap<String, String>,
-        project: &Path,
-    ) -> Result<Self, ServicesError> {
+    pub(super) fn find(environment: &BTreeMap<String, String>, project: &Path) -> Result<Self, ServicesError> {
         let path = project.join(".env");
         let file = match std::fs::read_to_string(&path) {
             Ok(text) => parse(&text),
@@ -32,10 +29,7 @@ impl Urls {
                 .find(|value| !value.is_empty())
                 .cloned()
         };
-        Ok(Self {
-            database: set("DATABASE_URL"),
-            redis: set("REDIS_URL"),
-        })
+        Ok(Self { database: set("DATABASE_URL"), redis: set("REDIS_URL") })
     }
 }
 
@@ -68,11 +62,7 @@ mod tests {
     #[test]
     fn a_line_of_an_env_file_is_read_as_shells_read_it() {
         let text = "# a comment\n\nDATABASE_URL = postgres://a@b/c # mine\nexport REDIS_URL='redis://x/0#1'\r\nX=\"a b\" # c\nnothing\n#OFF=1";
-        let expected = [
-            ("DATABASE_URL", "postgres://a@b/c"),
-            ("REDIS_URL", "redis://x/0#1"),
-            ("X", "a b"),
-        ];
+        let expected = [("DATABASE_URL", "postgres://a@b/c"), ("REDIS_URL", "redis://x/0#1"), ("X", "a b")];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(parse(text), BTreeMap::from(expected));
     }
@@ -80,16 +70,10 @@ mod tests {
     #[test]
     fn the_environment_wins_over_the_file_and_empty_is_not_set() {
         let project = tempfile::tempdir().expect("a folder");
-        std::fs::write(
-            project.path().join(".env"),
-            "DATABASE_URL=postgres://file\nREDIS_URL=redis://file\n",
-        )
-        .expect("can be written");
+        std::fs::write(project.path().join(".env"), "DATABASE_URL=postgres://file\nREDIS_URL=redis://file\n")
+            .expect("can be written");
         let environment = BTreeMap::from([
-            (
-                "DATABASE_URL".to_owned(),
-                "postgres://environment".to_owned(),
-            ),
+            ("DATABASE_URL".to_owned(), "postgres://environment".to_owned()),
             ("REDIS_URL".to_owned(), String::new()),
         ]);
         let urls = Urls::find(&environment, project.path()).expect("readable");

@@ -58,24 +58,16 @@ pub(super) struct Docker {
 
 impl Docker {
     pub(super) fn new(state: &State, options: &ServicesOptions) -> Result<Self, ServicesError> {
-        let passwords = [
-            server::password(state, Service::Postgres)?,
-            server::password(state, Service::Redis)?,
-        ];
+        let passwords = [server::password(state, Service::Postgres)?, server::password(state, Service::Redis)?];
         let former: Record = state.read_json(RECORD)?.unwrap_or_default();
         Ok(Self {
             state: state.clone(),
-            program: search::candidates("docker", options.path(), options.standard_folders)
-                .into_iter()
-                .next(),
+            program: search::candidates("docker", options.path(), options.standard_folders).into_iter().next(),
             environment: options.environment.clone(),
             compose_file: options.project.join("infra/docker-compose.yml"),
             // With the password in the name a new state folder gets new volumes, instead of old ones with a password
             // that nobody knows any more.
-            project: format!(
-                "nightshift-{}",
-                short_hash(format!("{}{}", state.id(), passwords[0]).as_bytes())
-            ),
+            project: format!("nightshift-{}", short_hash(format!("{}{}", state.id(), passwords[0]).as_bytes())),
             passwords,
             current: Mutex::new((former.clone(), None)),
             former,
@@ -110,8 +102,7 @@ impl Docker {
         for _ in 0..ATTEMPTS {
             let port = match record.port(service).filter(|port| server::is_free(*port)) {
                 Some(port) => port,
-                None => server::free_port()
-                    .map_err(|error| StartError::Failed(format!("no free port: {error}")))?,
+                None => server::free_port().map_err(|error| StartError::Failed(format!("no free port: {error}")))?,
             };
             *record.port(service) = Some(port);
             match self.up(program, service, record).await {
@@ -122,69 +113,47 @@ impl Docker {
                     self.state.write_json(RECORD, record)?;
                     return match self.ready(service, port).await {
                         Ok(()) => Ok(self.url(service, port)),
-                        Err(note) => Err(StartError::Failed(format!(
-                            "its container does not answer: {note}"
-                        ))),
+                        Err(note) => Err(StartError::Failed(format!("its container does not answer: {note}"))),
                     };
                 }
                 Err(reason) => {
                     note = reason;
                     *record.port(service) = None;
-                    let taken =
-                        note.contains("already allocated") || note.contains("already in use");
+                    let taken = note.contains("already allocated") || note.contains("already in use");
                     if !taken {
                         break;
                     }
                 }
             }
         }
-        Err(StartError::Missing(format!(
-            "Docker cannot start its container: {note}"
-        )))
+        Err(StartError::Missing(format!("Docker cannot start its container: {note}")))
     }
 
     /// Whether engine and compose plugin answer.
     async fn probe(&self, program: &std::path::Path) -> Result<(), String> {
         if !self.compose_file.is_file() {
-            return Err(format!(
-                "Docker is not used, there is no {}",
-                self.compose_file.display()
-            ));
+            return Err(format!("Docker is not used, there is no {}", self.compose_file.display()));
         }
         let mut version = self.command(program);
         version.args(["version", "--format", "{{.Server.Version}}"]);
-        run(version, ASK_LIMIT)
-            .await
-            .map_err(|reason| format!("Docker's engine does not answer: {reason}"))?;
+        run(version, ASK_LIMIT).await.map_err(|reason| format!("Docker's engine does not answer: {reason}"))?;
         let mut compose = self.command(program);
         compose.args(["compose", "version"]);
-        run(compose, ASK_LIMIT)
-            .await
-            .map_err(|reason| format!("Docker's compose plugin does not answer: {reason}"))
+        run(compose, ASK_LIMIT).await.map_err(|reason| format!("Docker's compose plugin does not answer: {reason}"))
     }
 
-    async fn up(
-        &self,
-        program: &std::path::Path,
-        service: Service,
-        record: &Record,
-    ) -> Result<(), String> {
+    async fn up(&self, program: &std::path::Path, service: Service, record: &Record) -> Result<(), String> {
         let mut up = self.command(program);
         // An `.env` file beside the compose file says nothing here.
-        up.args([
-            "compose",
-            "--env-file",
-            "/dev/null",
-            "-p",
-            &self.project,
-            "-f",
-        ])
-        .arg(&self.compose_file)
-        .args(["up", "--detach", "--wait", container(service)]);
-        for (name, port) in [
-            ("NIGHTSHIFT_POSTGRES_PORT", record.postgres_port),
-            ("NIGHTSHIFT_REDIS_PORT", record.redis_port),
-        ] {
+        up.args(["compose", "--env-file", "/dev/null", "-p", &self.project, "-f"]).arg(&self.compose_file).args([
+            "up",
+            "--detach",
+            "--wait",
+            container(service),
+        ]);
+        for (name, port) in
+            [("NIGHTSHIFT_POSTGRES_PORT", record.postgres_port), ("NIGHTSHIFT_REDIS_PORT", record.redis_port)]
+        {
             if let Some(port) = port {
                 up.env(name, port.to_string());
             }
@@ -234,25 +203,16 @@ pub(super) async fn stop(state: &State) -> Result<(), ServicesError> {
         return Ok(());
     };
     let mut stop = Command::new(&record.program);
-    stop.args([
-        "compose",
-        "--env-file",
-        "/dev/null",
-        "-p",
-        &record.project,
-        "-f",
-    ])
-    .arg(&record.compose_file)
-    .arg("stop");
-    run(stop, STOP_LIMIT)
-        .await
-        .map_err(|reason| ServicesError::Stop {
-            service: match record.postgres_port {
-                Some(_) => Service::Postgres,
-                None => Service::Redis,
-            },
-            reason: format!("Docker says: {reason}"),
-        })
+    stop.args(["compose", "--env-file", "/dev/null", "-p", &record.project, "-f"])
+        .arg(&record.compose_file)
+        .arg("stop");
+    run(stop, STOP_LIMIT).await.map_err(|reason| ServicesError::Stop {
+        service: match record.postgres_port {
+            Some(_) => Service::Postgres,
+            None => Service::Redis,
+        },
+        reason: format!("Docker says: {reason}"),
+    })
 }
 
 fn container(service: Service) -> &'static str {

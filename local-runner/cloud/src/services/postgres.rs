@@ -22,14 +22,9 @@ const OLDEST: u32 = 13;
 const INITDB_LIMIT: Duration = Duration::from_secs(180);
 
 /// The newest binary that fits; an existing data folder accepts one major version only.
-pub(super) async fn find(
-    state: &State,
-    options: &ServicesOptions,
-    data: &Path,
-) -> Result<PathBuf, StartError> {
-    let wanted = std::fs::read_to_string(data.join("PG_VERSION"))
-        .ok()
-        .and_then(|version| version.trim().parse::<u32>().ok());
+pub(super) async fn find(state: &State, options: &ServicesOptions, data: &Path) -> Result<PathBuf, StartError> {
+    let wanted =
+        std::fs::read_to_string(data.join("PG_VERSION")).ok().and_then(|version| version.trim().parse::<u32>().ok());
     let mut found = Vec::new();
     for program in search::candidates("postgres", options.path(), options.standard_folders) {
         if let Some(version) = search::version_of(&program, state.run_as()).await
@@ -91,20 +86,12 @@ pub(super) async fn prepare(
         }
         Ok(file)
     };
-    let password_file = password_file()
-        .map_err(|error| StartError::failed("cannot write a file in", &home, &error))?;
+    let password_file = password_file().map_err(|error| StartError::failed("cannot write a file in", &home, &error))?;
     let initdb = program.with_file_name("initdb");
     let output = search::command(&initdb, state.run_as(), &home)
         .arg("--pgdata")
         .arg(&fresh)
-        .args([
-            "--username",
-            NAME,
-            "--encoding",
-            "UTF8",
-            "--locale",
-            "C.UTF-8",
-        ])
+        .args(["--username", NAME, "--encoding", "UTF8", "--locale", "C.UTF-8"])
         .args((!durable).then_some("--no-sync"))
         .args(["--auth", "scram-sha-256", "--pwfile"])
         .arg(password_file.path())
@@ -117,11 +104,7 @@ pub(super) async fn prepare(
         .map_err(|error| StartError::failed("cannot run", &initdb, &error))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Err(StartError::Failed(format!(
-            "{} failed: {}",
-            initdb.display(),
-            said.trim()
-        )));
+        return Err(StartError::Failed(format!("{} failed: {}", initdb.display(), said.trim())));
     }
     std::fs::rename(&fresh, data).map_err(|error| StartError::failed("cannot make", data, &error))
 }
@@ -174,21 +157,14 @@ pub(super) async fn answers(port: u16, password: &str) -> Result<(), String> {
             .disable_statement_logging()
             .connect()
             .await?;
-        let there: bool =
-            sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
-                .bind(NAME)
-                .fetch_one(&mut connection)
-                .await?;
-        if !there
-            && let Err(error) = sqlx::query("create database nightshift")
-                .execute(&mut connection)
-                .await
-        {
+        let there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+            .bind(NAME)
+            .fetch_one(&mut connection)
+            .await?;
+        if !there && let Err(error) = sqlx::query("create database nightshift").execute(&mut connection).await {
             // 42P04: another process made it meanwhile.
-            let duplicate = error
-                .as_database_error()
-                .and_then(|error| error.code())
-                .is_some_and(|code| code == "42P04");
+            let duplicate =
+                error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42P04");
             if !duplicate {
                 return Err(error);
             }

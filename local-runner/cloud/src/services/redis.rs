@@ -19,9 +19,7 @@ pub(super) async fn find(state: &State, options: &ServicesOptions) -> Result<Pat
             match search::version_of(&program, state.run_as()).await {
                 Some(version) if version >= OLDEST => return Ok(program),
                 Some(version) => {
-                    note = format!(
-                        "this machine's server is version {version}, {OLDEST} or later is needed"
-                    );
+                    note = format!("this machine's server is version {version}, {OLDEST} or later is needed");
                 }
                 None => {}
             }
@@ -60,9 +58,7 @@ pub(super) async fn answers(port: u16, password: &str) -> Result<(), String> {
         let client = ::redis::Client::open(url(port, password))?;
         let mut connection = client.get_multiplexed_async_connection().await?;
         // While it loads its file it answers with an error, and so is not ready yet.
-        ::redis::cmd("PING")
-            .query_async::<()>(&mut connection)
-            .await
+        ::redis::cmd("PING").query_async::<()>(&mut connection).await
     };
     match tokio::time::timeout(Duration::from_secs(10), ask).await {
         Ok(result) => result.map_err(|error: ::redis::RedisError| error.to_string()),

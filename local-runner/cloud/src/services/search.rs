@@ -15,10 +15,7 @@ pub(super) fn candidates(name: &str, path: &str, standard_folders: bool) -> Vec<
     let mut folders: Vec<PathBuf> = std::env::split_paths(path).collect();
     if standard_folders {
         folders.extend(STANDARD.map(PathBuf::from));
-        let versions = std::fs::read_dir(DEBIAN_POSTGRES)
-            .into_iter()
-            .flatten()
-            .flatten();
+        let versions = std::fs::read_dir(DEBIAN_POSTGRES).into_iter().flatten().flatten();
         folders.extend(versions.map(|version| version.path().join("bin")));
     }
     let mut seen = BTreeSet::new();
@@ -30,11 +27,7 @@ pub(super) fn candidates(name: &str, path: &str, standard_folders: bool) -> Vec<
             let real = file.canonicalize().ok()?;
             // The link's name decides what a binary with several names is (`redis-server` is one), so the name is kept
             // where the target has another.
-            let kept = if real.file_name() == file.file_name() {
-                real.clone()
-            } else {
-                file
-            };
+            let kept = if real.file_name() == file.file_name() { real.clone() } else { file };
             (real.is_file() && seen.insert(real)).then_some(kept)
         })
         .collect()
@@ -45,10 +38,7 @@ pub(super) fn command(program: &Path, run_as: Option<(u32, u32)>, working_dir: &
     let mut command = Command::new(program);
     command
         .env_clear()
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C.UTF-8")
         .current_dir(working_dir);
     if let Some((uid, gid)) = run_as {
@@ -73,14 +63,8 @@ pub(super) async fn version_of(program: &Path, run_as: Option<(u32, u32)>) -> Op
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(std::time::Duration::from_secs(10), output)
-        .await
-        .ok()?
-        .ok()?;
-    output
-        .status
-        .success()
-        .then(|| major_version(&String::from_utf8_lossy(&output.stdout)))?
+    let output = tokio::time::timeout(std::time::Duration::from_secs(10), output).await.ok()?.ok()?;
+    output.status.success().then(|| major_version(&String::from_utf8_lossy(&output.stdout)))?
 }
 
 #[cfg(test)]
@@ -89,15 +73,9 @@ mod tests {
 
     #[test]
     fn versions_are_read_from_what_servers_print() {
-        assert_eq!(
-            major_version("postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)"),
-            Some(15)
-        );
+        assert_eq!(major_version("postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)"), Some(15));
         assert_eq!(major_version("postgres (PostgreSQL) 18beta1"), Some(18));
-        assert_eq!(
-            major_version("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc"),
-            Some(7)
-        );
+        assert_eq!(major_version("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc"), Some(7));
         assert_eq!(major_version("Valkey server v=8.1.1 sha=0"), Some(8));
         assert_eq!(major_version("nothing of use"), None);
     }

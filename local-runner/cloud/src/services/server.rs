@@ -69,11 +69,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Finds binaries for a service.
-    pub(super) async fn find(
-        state: &State,
-        options: &ServicesOptions,
-        service: Service,
-    ) -> Result<Self, StartError> {
+    pub(super) async fn find(state: &State, options: &ServicesOptions, service: Service) -> Result<Self, StartError> {
         let data = data_dir(state, service);
         let program = match service {
             Service::Postgres => postgres::find(state, options, &data).await?,
@@ -96,10 +92,7 @@ impl Server {
     /// Adopts the one that runs on our data, or starts one. Returns its URL once it answers.
     pub(super) async fn provide(&self) -> Result<String, StartError> {
         let former = record(&self.state, self.service)?;
-        if let Some(Record {
-            process: Some(process),
-            port,
-        }) = &former
+        if let Some(Record { process: Some(process), port }) = &former
             && process.is_alive()
             && self.ready(process, *port, ADOPT_LIMIT).await.is_ok()
         {
@@ -107,31 +100,19 @@ impl Server {
             return Ok(self.url(*port));
         }
         // What runs on our data without a record, or without answering, must go: two servers would destroy the data.
-        stop(&self.state, self.service)
-            .await
-            .map_err(|error| StartError::Failed(error.to_string()))?;
+        stop(&self.state, self.service).await.map_err(|error| StartError::Failed(error.to_string()))?;
         match self.service {
             Service::Postgres => {
-                postgres::prepare(
-                    &self.state,
-                    &self.program,
-                    &self.data,
-                    &self.password,
-                    self.durable,
-                )
-                .await?
+                postgres::prepare(&self.state, &self.program, &self.data, &self.password, self.durable).await?
             }
             Service::Redis => drop(self.state.server_dir(data_name(self.service))?),
         }
-        let mut port = former
-            .map(|former| former.port)
-            .filter(|port| is_free(*port));
+        let mut port = former.map(|former| former.port).filter(|port| is_free(*port));
         let mut attempt = 1;
         loop {
             let chosen = match port.take() {
                 Some(port) => port,
-                None => free_port()
-                    .map_err(|error| StartError::Failed(format!("no free port: {error}")))?,
+                None => free_port().map_err(|error| StartError::Failed(format!("no free port: {error}")))?,
             };
             match self.launch(chosen).await {
                 Ok(()) => return Ok(self.url(chosen)),
@@ -149,22 +130,15 @@ impl Server {
     pub(super) async fn restart(&self) -> Result<(), StartError> {
         match record(&self.state, self.service)? {
             Some(record) => self.launch(record.port).await,
-            None => Err(StartError::Failed(
-                "it was stopped by another command".to_owned(),
-            )),
+            None => Err(StartError::Failed("it was stopped by another command".to_owned())),
         }
     }
 
     /// One attempt on one port.
     async fn launch(&self, port: u16) -> Result<(), StartError> {
         let (log, log_path) = self.state.log(data_name(self.service))?;
-        let log_start = log
-            .metadata()
-            .map(|metadata| metadata.len())
-            .unwrap_or_default();
-        let duplicate = log
-            .try_clone()
-            .map_err(|error| StartError::failed("cannot open", &log_path, &error))?;
+        let log_start = log.metadata().map(|metadata| metadata.len()).unwrap_or_default();
+        let duplicate = log.try_clone().map_err(|error| StartError::failed("cannot open", &log_path, &error))?;
         let mut command = search::command(&self.program, self.state.run_as(), &self.data);
         command.stdout(log).stderr(duplicate);
         match self.service {
@@ -177,16 +151,11 @@ impl Server {
             }
         }
         in_own_session(&mut command);
-        let mut child = command
-            .spawn()
-            .map_err(|error| StartError::failed("cannot run", &self.program, &error))?;
+        let mut child = command.spawn().map_err(|error| StartError::failed("cannot run", &self.program, &error))?;
         let process = child.id().and_then(ProcessId::of);
         if process.is_some() {
             // Before anything else, so that a runner killed from here on finds it again.
-            let record = Record {
-                process: process.clone(),
-                port,
-            };
+            let record = Record { process: process.clone(), port };
             self.state.write_json(&record_name(self.service), &record)?;
         }
         if let Some(mut stdin) = child.stdin.take() {
@@ -251,29 +220,14 @@ impl Server {
 /// Stops whatever runs on the state's data: the recorded process, and one whose record was lost.
 pub(super) async fn stop(state: &State, service: Service) -> Result<(), ServicesError> {
     let mut processes = Vec::new();
-    if let Some(Record {
-        process: Some(process),
-        port,
-    }) = record(state, service)?
-    {
+    if let Some(Record { process: Some(process), port }) = record(state, service)? {
         // Withdrawn first, so that a runner that watches does not start it again.
-        state.write_json(
-            &record_name(service),
-            &Record {
-                process: None,
-                port,
-            },
-        )?;
+        state.write_json(&record_name(service), &Record { process: None, port })?;
         processes.push(process);
     }
     processes.extend(without_record(state, service));
     for process in processes {
-        end(service, &process)
-            .await
-            .map_err(|error| ServicesError::Stop {
-                service,
-                reason: error.to_string(),
-            })?;
+        end(service, &process).await.map_err(|error| ServicesError::Stop { service, reason: error.to_string() })?;
     }
     Ok(())
 }
@@ -288,10 +242,9 @@ fn without_record(state: &State, service: Service) -> Vec<ProcessId> {
             found.retain(|process| Some(process.pid) == main);
             found
         }
-        Service::Redis => ["redis-server", "valkey-server"]
-            .into_iter()
-            .flat_map(|name| processes_in(&data, name))
-            .collect(),
+        Service::Redis => {
+            ["redis-server", "valkey-server"].into_iter().flat_map(|name| processes_in(&data, name)).collect()
+        }
     }
 }
 
@@ -306,19 +259,13 @@ async fn end(service: Service, process: &ProcessId) -> io::Result<()> {
         if process.ended_within(patience).await {
             return Ok(());
         }
-        tracing::warn!(
-            "{service} (pid {}) has not ended within {patience:?} after {signal}",
-            process.pid
-        );
+        tracing::warn!("{service} (pid {}) has not ended within {patience:?} after {signal}", process.pid);
     }
     process.signal(Signal::SIGKILL)?;
     if process.ended_within(URGENT_STOP).await {
         Ok(())
     } else {
-        Err(io::Error::other(format!(
-            "process {} does not end",
-            process.pid
-        )))
+        Err(io::Error::other(format!("process {} does not end", process.pid)))
     }
 }
 
@@ -331,8 +278,7 @@ pub(super) fn record(state: &State, service: Service) -> Result<Option<Record>, 
 pub(super) fn has_data(state: &State, service: Service) -> bool {
     match service {
         Service::Postgres => data_dir(state, service).join("PG_VERSION").exists(),
-        Service::Redis => std::fs::read_dir(data_dir(state, service))
-            .is_ok_and(|mut files| files.next().is_some()),
+        Service::Redis => std::fs::read_dir(data_dir(state, service)).is_ok_and(|mut files| files.next().is_some()),
     }
 }
 
@@ -396,10 +342,6 @@ fn tail(path: &Path, start: u64) -> String {
     };
     let bytes = read().unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(4)..].join(" | ")
 }

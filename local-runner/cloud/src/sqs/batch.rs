@@ -11,9 +11,7 @@ const MAX_ENTRIES: usize = 10;
 /// Refuses batches that are empty or too large, and ids that are malformed or doubled. `entry` is the model's name of an entry.
 pub(super) fn check<'a>(entry: &str, ids: impl ExactSizeIterator<Item = &'a str>) -> Result<()> {
     if ids.len() == 0 {
-        return Err(Fault::EmptyBatchRequest.because(format!(
-            "There should be at least one {entry} in the request."
-        )));
+        return Err(Fault::EmptyBatchRequest.because(format!("There should be at least one {entry} in the request.")));
     }
     if ids.len() > MAX_ENTRIES {
         return Err(Fault::TooManyEntriesInBatchRequest.because(format!(
@@ -53,11 +51,7 @@ impl Answer {
         match error {
             SqsError::Refused { fault, message } => {
                 // AWS's word for a missing parameter inside a batch.
-                let fault = if fault == Fault::MissingParameter {
-                    Fault::InvalidParameterValue
-                } else {
-                    fault
-                };
+                let fault = if fault == Fault::MissingParameter { Fault::InvalidParameterValue } else { fault };
                 self.failed.push(json!({"Id": id, "SenderFault": true, "Code": fault.code(), "Message": message}));
                 Ok(())
             }

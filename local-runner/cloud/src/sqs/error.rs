@@ -57,10 +57,7 @@ pub enum Fault {
 impl Fault {
     /// The error with its sentence.
     pub(super) fn because(self, message: impl Into<String>) -> SqsError {
-        SqsError::Refused {
-            fault: self,
-            message: message.into(),
-        }
+        SqsError::Refused { fault: self, message: message.into() }
     }
 
     /// `__type` in the body: newer SDKs read this one.
@@ -109,9 +106,7 @@ impl Fault {
             Self::QueueNameExists => "QueueAlreadyExists",
             Self::ReceiptHandleIsInvalid => "ReceiptHandleIsInvalid",
             Self::Serialization => "SerializationException",
-            Self::TooManyEntriesInBatchRequest => {
-                "AWS.SimpleQueueService.TooManyEntriesInBatchRequest"
-            }
+            Self::TooManyEntriesInBatchRequest => "AWS.SimpleQueueService.TooManyEntriesInBatchRequest",
             Self::UnknownOperation => "UnknownOperationException",
             Self::UnsupportedOperation => "AWS.SimpleQueueService.UnsupportedOperation",
         }
@@ -146,10 +141,7 @@ impl SqsError {
     /// The error as a client of the JSON protocol sees it.
     pub(super) fn response(&self) -> Response<Full<Bytes>> {
         match self {
-            Self::NoSuchQueue(_) => failure(
-                Fault::QueueDoesNotExist,
-                "The specified queue does not exist.",
-            ),
+            Self::NoSuchQueue(_) => failure(Fault::QueueDoesNotExist, "The specified queue does not exist."),
             Self::Refused { fault, message } => failure(*fault, message),
             // Where Redis stands is no client's business.
             Self::Unavailable { .. } => respond(
@@ -181,10 +173,7 @@ pub(super) fn respond(
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("application/x-amz-json-1.0"),
-    );
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.0"));
     if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
         headers.insert("x-amzn-requestid", id);
     }

@@ -31,14 +31,9 @@ impl Link {
         };
         let client = redis::Client::open(url).map_err(invalid)?;
         let connection = manager(&client).map_err(invalid)?;
-        let current = Mutex::new(Current {
-            generation: 0,
-            connection,
-        });
+        let current = Mutex::new(Current { generation: 0, connection });
         let link = Self { client, current };
-        let () = link
-            .patiently(async |connection| redis::cmd("PING").query_async(connection).await)
-            .await?;
+        let () = link.patiently(async |connection| redis::cmd("PING").query_async(connection).await).await?;
         Ok(link)
     }
 
@@ -55,10 +50,7 @@ impl Link {
         let error = match tokio::time::timeout(PATIENCE, commands(&mut connection)).await {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => {
-                if !matches!(
-                    error.kind(),
-                    ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension
-                ) {
+                if !matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ResponseError) | ErrorKind::Extension) {
                     self.reconnect(generation);
                 }
                 error.to_string()
@@ -76,10 +68,7 @@ impl Link {
         if current.generation == generation
             && let Ok(connection) = manager(&self.client)
         {
-            *current = Current {
-                generation: generation + 1,
-                connection,
-            };
+            *current = Current { generation: generation + 1, connection };
         }
     }
 

@@ -53,8 +53,7 @@ impl Stored {
         group: Option<String>,
     ) -> Result<Self> {
         if body.is_empty() {
-            return Err(Fault::MissingParameter
-                .because("The request must contain the parameter MessageBody."));
+            return Err(Fault::MissingParameter.because("The request must contain the parameter MessageBody."));
         }
         check_characters(&body)?;
         if attributes.len() > MAX_ATTRIBUTES {
@@ -70,13 +69,7 @@ impl Stored {
             trace.check(TRACE_HEADER)?;
         }
         let trace = trace.and_then(|attribute| attribute.string_value);
-        Ok(Self {
-            md5: hex(&Md5::digest(&body)),
-            body,
-            attributes,
-            trace,
-            group,
-        })
+        Ok(Self { md5: hex(&Md5::digest(&body)), body, attributes, trace, group })
     }
 
     /// Bytes that count against size limits: the body and names, types and values of attributes.
@@ -115,10 +108,7 @@ impl MessageAttribute {
     /// The value itself; checked attributes always have one.
     fn value(&self) -> Vec<u8> {
         if self.is_binary() {
-            self.binary_value
-                .as_deref()
-                .and_then(|text| STANDARD.decode(text).ok())
-                .unwrap_or_default()
+            self.binary_value.as_deref().and_then(|text| STANDARD.decode(text).ok()).unwrap_or_default()
         } else {
             self.string_value.clone().unwrap_or_default().into_bytes()
         }
@@ -128,8 +118,7 @@ impl MessageAttribute {
         let refuse = |message: String| Err(Fault::InvalidParameterValue.because(message));
         let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
         let lower = name.to_ascii_lowercase();
-        let reserved =
-            name != TRACE_HEADER && (lower.starts_with("aws.") || lower.starts_with("amazon."));
+        let reserved = name != TRACE_HEADER && (lower.starts_with("aws.") || lower.starts_with("amazon."));
         let dots = name.starts_with('.') || name.ends_with('.') || name.contains("..");
         if name.is_empty() || name.len() > 256 || !name.chars().all(allowed) || dots || reserved {
             return refuse(format!(
@@ -147,24 +136,16 @@ impl MessageAttribute {
                 "Message (user) attribute '{name}' must contain a non-empty value of type '{kind}'."
             ));
         }
-        if kind == "Number"
-            && self
-                .string_value
-                .as_deref()
-                .is_none_or(|text| text.trim().parse::<f64>().is_err())
-        {
-            return refuse(format!(
-                "Can't cast the value of message (user) attribute '{name}' to a number."
-            ));
+        if kind == "Number" && self.string_value.as_deref().is_none_or(|text| text.trim().parse::<f64>().is_err()) {
+            return refuse(format!("Can't cast the value of message (user) attribute '{name}' to a number."));
         }
-        self.string_value
-            .as_deref()
-            .map_or(Ok(()), check_characters)
+        self.string_value.as_deref().map_or(Ok(()), check_characters)
     }
 }
 
 fn check_characters(text: &str) -> Result<()> {
-    let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
+    let allowed =
+        |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
     if text.chars().all(allowed) {
         Ok(())
     } else {
@@ -175,9 +156,8 @@ fn check_characters(text: &str) -> Result<()> {
 
 /// The error for a single message beyond the queue's size limit.
 pub(super) fn too_long(limit: u64) -> SqsError {
-    Fault::InvalidParameterValue.because(format!(
-        "One or more parameters are invalid. Reason: Message must be shorter than {limit} bytes."
-    ))
+    Fault::InvalidParameterValue
+        .because(format!("One or more parameters are invalid. Reason: Message must be shorter than {limit} bytes."))
 }
 
 /// MD5 over names, types and values in order of the names; nothing for no attributes.
@@ -204,11 +184,7 @@ pub(crate) fn md5_of_attributes<'a>(
 /// Whether a name is asked for by `All`, `.*`, `prefix.*` or itself.
 pub(super) fn is_asked_for(name: &str, asked: &[String]) -> bool {
     asked.iter().any(|pattern| {
-        pattern == "All"
-            || pattern == name
-            || pattern
-                .strip_suffix(".*")
-                .is_some_and(|prefix| name.starts_with(prefix))
+        pattern == "All" || pattern == name || pattern.strip_suffix(".*").is_some_and(|prefix| name.starts_with(prefix))
     })
 }
 
@@ -221,24 +197,14 @@ mod tests {
     use super::*;
 
     fn string(value: &str) -> MessageAttribute {
-        MessageAttribute {
-            data_type: "String".to_owned(),
-            string_value: Some(value.to_owned()),
-            binary_value: None,
-        }
+        MessageAttribute { data_type: "String".to_owned(), string_value: Some(value.to_owned()), binary_value: None }
     }
 
     #[test]
     fn checksums_agree_with_the_published_vectors() {
-        assert_eq!(
-            Stored::plain("msg").expect("valid").md5,
-            "6e2baaf3b97dbeef01c0043275f9a0e7"
-        );
+        assert_eq!(Stored::plain("msg").expect("valid").md5, "6e2baaf3b97dbeef01c0043275f9a0e7");
         let attributes = BTreeMap::from([("attribName1".to_owned(), string("attribValue 1"))]);
-        assert_eq!(
-            md5_of_attributes(&attributes).as_deref(),
-            Some("19e27d4e946b072f3f58da80d94fd778")
-        );
+        assert_eq!(md5_of_attributes(&attributes).as_deref(), Some("19e27d4e946b072f3f58da80d94fd778"));
         assert_eq!(md5_of_attributes(&BTreeMap::new()), None);
     }
 
@@ -263,10 +229,7 @@ mod tests {
         assert_eq!(attempt("Number.int", Some("-12.5")), Ok(()));
         assert_eq!(
             attempt("String", Some("")),
-            Err(
-                "Message (user) attribute 'X' must contain a non-empty value of type 'String'."
-                    .to_owned()
-            )
+            Err("Message (user) attribute 'X' must contain a non-empty value of type 'String'.".to_owned())
         );
         assert_eq!(
             attempt("Number", Some("five")),
@@ -279,10 +242,7 @@ mod tests {
     #[test]
     fn a_pattern_asks_for_all_attributes_with_its_prefix() {
         let asked = |patterns: &[&str]| {
-            is_asked_for(
-                "mail.kind",
-                &patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>(),
-            )
+            is_asked_for("mail.kind", &patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
         };
         assert!(asked(&["All"]) && asked(&[".*"]) && asked(&["mail.*"]) && asked(&["mail.kind"]));
         assert!(!asked(&[]) && !asked(&["mail"]) && !asked(&["kind.*"]));

@@ -35,9 +35,7 @@ pub(super) async fn handle(sqs: &Sqs, target: &str, body: &[u8]) -> Response<Ful
 async fn dispatch(sqs: &Sqs, target: &str, body: &[u8]) -> Result<Value> {
     match target {
         "ChangeMessageVisibility" => messages::change_visibility(sqs, parse(body)?).await,
-        "ChangeMessageVisibilityBatch" => {
-            messages::change_visibility_batch(sqs, parse(body)?).await
-        }
+        "ChangeMessageVisibilityBatch" => messages::change_visibility_batch(sqs, parse(body)?).await,
         "CreateQueue" => queues::create(sqs, parse(body)?).await,
         "DeleteMessage" => messages::delete(sqs, parse(body)?).await,
         "DeleteMessageBatch" => messages::delete_batch(sqs, parse(body)?).await,
@@ -58,66 +56,48 @@ async fn dispatch(sqs: &Sqs, target: &str, body: &[u8]) -> Result<Value> {
         | "RemovePermission"
         | "StartMessageMoveTask"
         | "TagQueue"
-        | "UntagQueue" => Err(Fault::UnsupportedOperation
-            .because(format!("The local cloud does not offer {target} of SQS."))),
+        | "UntagQueue" => {
+            Err(Fault::UnsupportedOperation.because(format!("The local cloud does not offer {target} of SQS.")))
+        }
         _ => Err(Fault::UnknownOperation.because(format!("SQS has no operation {target}."))),
     }
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
-    let body = if body.trim_ascii().is_empty() {
-        b"{}"
-    } else {
-        body
-    };
-    serde_json::from_slice(body).map_err(|error| {
-        Fault::Serialization.because(format!("The request body cannot be read: {error}."))
-    })
+    let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body)
+        .map_err(|error| Fault::Serialization.because(format!("The request body cannot be read: {error}.")))
 }
 
 fn required(name: &str, value: Option<String>) -> Result<String> {
-    value.filter(|value| !value.is_empty()).ok_or_else(|| {
-        Fault::MissingParameter.because(format!("The request must contain the parameter {name}."))
-    })
+    value
+        .filter(|value| !value.is_empty())
+        .ok_or_else(|| Fault::MissingParameter.because(format!("The request must contain the parameter {name}.")))
 }
 
 /// Name in a queue URL: the last part of its path, behind the account. The host is ignored, since clients know us by many.
 fn queue_of(url: Option<String>) -> Result<String> {
     let url = required("QueueUrl", url)?;
     let path = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-    let mut parts = path
-        .split(['?', '#'])
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches('/')
-        .rsplit('/');
+    let mut parts = path.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/').rsplit('/');
     match (parts.next(), parts.next()) {
         (Some(name), Some(bundle::ACCOUNT)) if !name.is_empty() => Ok(name.to_owned()),
         (Some(name), Some(account))
-            if !name.is_empty()
-                && !account.is_empty()
-                && account.bytes().all(|b| b.is_ascii_digit()) =>
+            if !name.is_empty() && !account.is_empty() && account.bytes().all(|b| b.is_ascii_digit()) =>
         {
             Err(SqsError::NoSuchQueue(name.to_owned()))
         }
-        _ => Err(Fault::InvalidAddress
-            .because(format!("The address {url} is not valid for this endpoint."))),
+        _ => Err(Fault::InvalidAddress.because(format!("The address {url} is not valid for this endpoint."))),
     }
 }
 
 /// A number that clients may leave out.
-fn within(
-    name: &str,
-    value: Option<i64>,
-    range: std::ops::RangeInclusive<i64>,
-    reason: &str,
-) -> Result<Option<u32>> {
+fn within(name: &str, value: Option<i64>, range: std::ops::RangeInclusive<i64>, reason: &str) -> Result<Option<u32>> {
     match value {
         None => Ok(None),
         Some(value) if range.contains(&value) => Ok(u32::try_from(value).ok()),
-        Some(value) => Err(Fault::InvalidParameterValue.because(format!(
-            "Value {value} for parameter {name} is invalid. Reason: {reason}"
-        ))),
+        Some(value) => Err(Fault::InvalidParameterValue
+            .because(format!("Value {value} for parameter {name} is invalid. Reason: {reason}"))),
     }
 }
 
@@ -140,32 +120,10 @@ mod tests {
     #[test]
     fn an_address_without_account_or_of_another_is_refused() {
         let refusal = |url: &str| queue_of(Some(url.to_owned())).expect_err(url);
-        assert!(matches!(
-            refusal("http://localhost/111111111111/mail"),
-            SqsError::NoSuchQueue(_)
-        ));
-        for url in [
-            "mail",
-            "http://localhost/mail",
-            "http://localhost/000000000000/",
-        ] {
-            assert!(
-                matches!(
-                    refusal(url),
-                    SqsError::Refused {
-                        fault: Fault::InvalidAddress,
-                        ..
-                    }
-                ),
-                "{url}"
-            );
+        assert!(matches!(refusal("http://localhost/111111111111/mail"), SqsError::NoSuchQueue(_)));
+        for url in ["mail", "http://localhost/mail", "http://localhost/000000000000/"] {
+            assert!(matches!(refusal(url), SqsError::Refused { fault: Fault::InvalidAddress, .. }), "{url}");
         }
-        assert!(matches!(
-            queue_of(None),
-            Err(SqsError::Refused {
-                fault: Fault::MissingParameter,
-                ..
-            })
-        ));
+        assert!(matches!(queue_of(None), Err(SqsError::Refused { fault: Fault::MissingParameter, .. })));
     }
 }

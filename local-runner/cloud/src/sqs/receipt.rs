@@ -14,34 +14,24 @@ pub(super) struct Receipt {
 impl Receipt {
     /// A handle that differs from all others of the same message.
     pub(super) fn issue(queue: &str, message_id: &str) -> String {
-        STANDARD.encode(format!(
-            "{queue} {message_id} {:016x}",
-            rand::random::<u64>()
-        ))
+        STANDARD.encode(format!("{queue} {message_id} {:016x}", rand::random::<u64>()))
     }
 
     /// Reads a handle that was issued for a message of `queue`, now or earlier.
     pub(super) fn read(queue: &str, handle: &str) -> Result<Self> {
-        let parts = STANDARD
-            .decode(handle)
-            .ok()
-            .and_then(|bytes| String::from_utf8(bytes).ok());
+        let parts = STANDARD.decode(handle).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         let mut parts = parts.iter().flat_map(|text| text.split(' '));
         match (parts.next(), parts.next(), parts.next(), parts.next()) {
             (Some(of), Some(id), Some(_), None) if uuid::Uuid::try_parse(id).is_ok() => {
                 if of == queue {
-                    Ok(Self {
-                        message_id: id.to_owned(),
-                    })
+                    Ok(Self { message_id: id.to_owned() })
                 } else {
-                    Err(Fault::ReceiptHandleIsInvalid.because(format!(
-                        "The receipt handle \"{handle}\" is not valid for this queue."
-                    )))
+                    Err(Fault::ReceiptHandleIsInvalid
+                        .because(format!("The receipt handle \"{handle}\" is not valid for this queue.")))
                 }
             }
-            _ => Err(Fault::ReceiptHandleIsInvalid.because(format!(
-                "The input receipt handle \"{handle}\" is not a valid receipt handle."
-            ))),
+            _ => Err(Fault::ReceiptHandleIsInvalid
+                .because(format!("The input receipt handle \"{handle}\" is not a valid receipt handle."))),
         }
     }
 }
@@ -56,12 +46,7 @@ mod tests {
         let (first, second) = (Receipt::issue("mail", &id), Receipt::issue("mail", &id));
         assert_ne!(first, second);
         for handle in [first, second] {
-            assert_eq!(
-                Receipt::read("mail", &handle)
-                    .expect("just issued")
-                    .message_id,
-                id
-            );
+            assert_eq!(Receipt::read("mail", &handle).expect("just issued").message_id, id);
             assert!(Receipt::read("other", &handle).is_err());
         }
     }

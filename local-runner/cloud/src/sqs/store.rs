@@ -32,11 +32,7 @@ struct Scripts {
 
 macro_rules! script {
     ($name:literal) => {
-        Script::new(concat!(
-            include_str!("prelude.lua"),
-            "\n",
-            include_str!($name)
-        ))
+        Script::new(concat!(include_str!("prelude.lua"), "\n", include_str!($name)))
     };
 }
 
@@ -90,11 +86,7 @@ pub(super) enum Changed {
 type RawMessage = (String, Vec<u8>, u64, u64, u64, String);
 
 impl Store {
-    pub(super) async fn connect(
-        url: &str,
-        prefix: &str,
-        clock_offset: Option<String>,
-    ) -> Result<Self> {
+    pub(super) async fn connect(url: &str, prefix: &str, clock_offset: Option<String>) -> Result<Self> {
         Ok(Self {
             link: Link::connect(url).await?,
             prefix: prefix.to_owned(),
@@ -116,52 +108,29 @@ impl Store {
 
     pub(super) async fn advance_clock(&self, by: Duration) -> Result<()> {
         let Some(key) = &self.clock_offset else {
-            return Err(Fault::UnsupportedOperation
-                .because("The clock of these queues is Redis' own and cannot be moved."));
+            return Err(
+                Fault::UnsupportedOperation.because("The clock of these queues is Redis' own and cannot be moved.")
+            );
         };
         let milliseconds = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         self.link
-            .patiently(async |connection| {
-                redis::cmd("INCRBY")
-                    .arg(key)
-                    .arg(milliseconds)
-                    .query_async(connection)
-                    .await
-            })
+            .patiently(async |connection| redis::cmd("INCRBY").arg(key).arg(milliseconds).query_async(connection).await)
             .await
     }
 
     /// Answers whether the queue is new. With `ensure` its attributes are replaced, otherwise they must agree with the given ones.
-    pub(super) async fn create(
-        &self,
-        queue: &str,
-        given: &BTreeMap<String, String>,
-        ensure: bool,
-    ) -> Result<bool> {
-        let given: Vec<_> = given
-            .iter()
-            .filter(|(_, value)| !value.is_empty())
-            .collect();
-        let mut arguments = vec![
-            queue.to_owned(),
-            if ensure { "ensure" } else { "create" }.to_owned(),
-            given.len().to_string(),
-        ];
-        arguments.extend(
-            given
-                .into_iter()
-                .flat_map(|(name, value)| [name.clone(), value.clone()]),
-        );
-        arguments.extend(
-            attributes::defaults()
-                .into_iter()
-                .flat_map(|(name, value)| [name.to_owned(), value]),
-        );
+    pub(super) async fn create(&self, queue: &str, given: &BTreeMap<String, String>, ensure: bool) -> Result<bool> {
+        let given: Vec<_> = given.iter().filter(|(_, value)| !value.is_empty()).collect();
+        let mut arguments =
+            vec![queue.to_owned(), if ensure { "ensure" } else { "create" }.to_owned(), given.len().to_string()];
+        arguments.extend(given.into_iter().flat_map(|(name, value)| [name.clone(), value.clone()]));
+        arguments.extend(attributes::defaults().into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
         let answer: Option<String> = self.run(&self.scripts.create, queue, &arguments).await?;
         match answer.as_deref() {
             Some("created") => Ok(true),
-            Some("deleted recently") => Err(Fault::QueueDeletedRecently
-                .because("You must wait 60 seconds after deleting a queue before you can create another with the same name.")),
+            Some("deleted recently") => Err(Fault::QueueDeletedRecently.because(
+                "You must wait 60 seconds after deleting a queue before you can create another with the same name.",
+            )),
             Some(other) => match other.strip_prefix("differs ") {
                 Some(name) => Err(Fault::QueueNameExists.because(format!(
                     "A queue already exists with the same name and a different value for attribute {}",
@@ -173,25 +142,15 @@ impl Store {
         }
     }
 
-    pub(super) async fn set_attributes(
-        &self,
-        queue: &str,
-        given: &BTreeMap<String, String>,
-    ) -> Result<()> {
-        let arguments: Vec<String> = given
-            .iter()
-            .flat_map(|(name, value)| [name.clone(), value.clone()])
-            .collect();
-        let done: Option<u64> = self
-            .run(&self.scripts.set_attributes, queue, &arguments)
-            .await?;
+    pub(super) async fn set_attributes(&self, queue: &str, given: &BTreeMap<String, String>) -> Result<()> {
+        let arguments: Vec<String> = given.iter().flat_map(|(name, value)| [name.clone(), value.clone()]).collect();
+        let done: Option<u64> = self.run(&self.scripts.set_attributes, queue, &arguments).await?;
         existing(queue, done).map(drop)
     }
 
     pub(super) async fn describe(&self, queue: &str) -> Result<Description> {
-        let answer: Option<(u64, u64, u64, Vec<String>)> = self
-            .run(&self.scripts.describe, queue, &[] as &[&str])
-            .await?;
+        let answer: Option<(u64, u64, u64, Vec<String>)> =
+            self.run(&self.scripts.describe, queue, &[] as &[&str]).await?;
         let (visible, in_flight, delayed, pairs) = existing(queue, answer)?;
         let mut attributes = BTreeMap::new();
         let mut pairs = pairs.into_iter();
@@ -200,60 +159,33 @@ impl Store {
                 attributes.insert(name, value);
             }
         }
-        Ok(Description {
-            counts: Counts {
-                visible,
-                in_flight,
-                delayed,
-            },
-            attributes,
-        })
+        Ok(Description { counts: Counts { visible, in_flight, delayed }, attributes })
     }
 
     /// For each message, the size limit of the queue that it exceeds.
-    pub(super) async fn send(
-        &self,
-        queue: &str,
-        messages: Vec<NewMessage<'_>>,
-    ) -> Result<Vec<Result<(), u64>>> {
+    pub(super) async fn send(&self, queue: &str, messages: Vec<NewMessage<'_>>) -> Result<Vec<Result<(), u64>>> {
         let arguments: Vec<String> = messages
             .into_iter()
             .flat_map(|new| {
-                let delay = new
-                    .delay
-                    .map_or_else(|| "-1".to_owned(), |delay| delay.as_millis().to_string());
+                let delay = new.delay.map_or_else(|| "-1".to_owned(), |delay| delay.as_millis().to_string());
                 [new.id, new.message.to_json(), new.size.to_string(), delay]
             })
             .collect();
         let limits: Option<Vec<u64>> = self.run(&self.scripts.send, queue, &arguments).await?;
-        Ok(existing(queue, limits)?
-            .into_iter()
-            .map(|limit| if limit == 0 { Ok(()) } else { Err(limit) })
-            .collect())
+        Ok(existing(queue, limits)?.into_iter().map(|limit| if limit == 0 { Ok(()) } else { Err(limit) }).collect())
     }
 
-    pub(super) async fn receive(
-        &self,
-        queue: &str,
-        most: usize,
-        visibility_seconds: Option<u32>,
-    ) -> Result<Reply> {
+    pub(super) async fn receive(&self, queue: &str, most: usize, visibility_seconds: Option<u32>) -> Result<Reply> {
         let visibility = visibility_seconds.map_or_else(String::new, |seconds| seconds.to_string());
         let arguments = [most.to_string(), visibility, arn(queue)];
-        let answer: Option<Vec<redis::Value>> =
-            self.run(&self.scripts.receive, queue, &arguments).await?;
+        let answer: Option<Vec<redis::Value>> = self.run(&self.scripts.receive, queue, &arguments).await?;
         let mut answer = existing(queue, answer)?.into_iter();
-        let (wait, visibility) = (
-            self.field::<u64>(answer.next())?,
-            self.field::<u64>(answer.next())?,
-        );
+        let (wait, visibility) = (self.field::<u64>(answer.next())?, self.field::<u64>(answer.next())?);
         let buried_in: String = self.field(answer.next())?;
         if self.field::<u64>(answer.next())? == 1 {
             return Err(Fault::OverLimit.because("Too many messages in flight: 120000 at most."));
         }
-        let messages = answer
-            .map(|raw| self.received(queue, self.field(Some(raw))?))
-            .collect::<Result<_>>()?;
+        let messages = answer.map(|raw| self.received(queue, self.field(Some(raw))?)).collect::<Result<_>>()?;
         Ok(Reply {
             default_wait: Duration::from_secs(wait),
             visibility: Duration::from_secs(visibility),
@@ -262,15 +194,9 @@ impl Store {
         })
     }
 
-    fn received(
-        &self,
-        queue: &str,
-        (id, json, receive_count, first, sent, origin): RawMessage,
-    ) -> Result<Received> {
-        let message = Stored::from_json(&json).map_err(|error| {
-            self.link
-                .unavailable(&format!("message {id} of {queue} is damaged ({error})"))
-        })?;
+    fn received(&self, queue: &str, (id, json, receive_count, first, sent, origin): RawMessage) -> Result<Received> {
+        let message = Stored::from_json(&json)
+            .map_err(|error| self.link.unavailable(&format!("message {id} of {queue} is damaged ({error})")))?;
         Ok(Received {
             handle: Receipt::issue(queue, &id),
             id,
@@ -288,18 +214,10 @@ impl Store {
     }
 
     /// Sets the visibility timeouts, in seconds from now.
-    pub(super) async fn change_visibility(
-        &self,
-        queue: &str,
-        timeouts: &[(&str, u32)],
-    ) -> Result<Vec<Changed>> {
-        let arguments: Vec<String> = timeouts
-            .iter()
-            .flat_map(|(id, seconds)| [(*id).to_owned(), seconds.to_string()])
-            .collect();
-        let answers: Option<Vec<String>> = self
-            .run(&self.scripts.change_visibility, queue, &arguments)
-            .await?;
+    pub(super) async fn change_visibility(&self, queue: &str, timeouts: &[(&str, u32)]) -> Result<Vec<Changed>> {
+        let arguments: Vec<String> =
+            timeouts.iter().flat_map(|(id, seconds)| [(*id).to_owned(), seconds.to_string()]).collect();
+        let answers: Option<Vec<String>> = self.run(&self.scripts.change_visibility, queue, &arguments).await?;
         let changed = |answer: String| match answer.as_str() {
             "ok" => Changed::Done,
             "too long" => Changed::TooLong,
@@ -315,19 +233,12 @@ impl Store {
     }
 
     pub(super) async fn delete_queue(&self, queue: &str) -> Result<()> {
-        let done: Option<u64> = self
-            .run(&self.scripts.delete_queue, queue, &[queue])
-            .await?;
+        let done: Option<u64> = self.run(&self.scripts.delete_queue, queue, &[queue]).await?;
         existing(queue, done).map(drop)
     }
 
     /// Names that begin with `begin`, in order, those behind `after`, at most `most`.
-    pub(super) async fn list(
-        &self,
-        begin: &str,
-        after: Option<&str>,
-        most: usize,
-    ) -> Result<Vec<String>> {
+    pub(super) async fn list(&self, begin: &str, after: Option<&str>, most: usize) -> Result<Vec<String>> {
         let from = match after {
             Some(after) => format!("({after}"),
             None => format!("[{begin}"),
@@ -335,11 +246,7 @@ impl Store {
         // Names are ASCII, so this byte is behind them all.
         let mut to = format!("[{begin}").into_bytes();
         to.push(0xff);
-        let arguments = [
-            from.into_bytes(),
-            to,
-            most.min(i32::MAX as usize).to_string().into_bytes(),
-        ];
+        let arguments = [from.into_bytes(), to, most.min(i32::MAX as usize).to_string().into_bytes()];
         self.run(&self.scripts.list, "", &arguments).await
     }
 
@@ -357,16 +264,12 @@ impl Store {
         for argument in arguments {
             invocation.arg(argument);
         }
-        self.link
-            .patiently(async |connection| invocation.invoke_async(connection).await)
-            .await
+        self.link.patiently(async |connection| invocation.invoke_async(connection).await).await
     }
 
     fn field<T: FromRedisValue>(&self, value: Option<redis::Value>) -> Result<T> {
-        redis::from_redis_value(value.unwrap_or(redis::Value::Nil)).map_err(|error| {
-            self.link
-                .unavailable(&format!("a script's answer cannot be read ({error})"))
-        })
+        redis::from_redis_value(value.unwrap_or(redis::Value::Nil))
+            .map_err(|error| self.link.unavailable(&format!("a script's answer cannot be read ({error})")))
     }
 }
 

@@ -23,21 +23,13 @@ pub struct ProcessId {
 impl ProcessId {
     /// The process that runs with this id now; `None` where there is none, or a zombie.
     pub fn of(pid: u32) -> Option<Self> {
-        Some(Self {
-            pid,
-            start_ticks: start_ticks(pid)?,
-            boot_id: boot_id(),
-        })
+        Some(Self { pid, start_ticks: start_ticks(pid)?, boot_id: boot_id() })
     }
 
     /// This process.
     pub fn of_this_process() -> Self {
         let pid = std::process::id();
-        Self {
-            pid,
-            start_ticks: start_ticks(pid).unwrap_or_default(),
-            boot_id: boot_id(),
-        }
+        Self { pid, start_ticks: start_ticks(pid).unwrap_or_default(), boot_id: boot_id() }
     }
 
     /// Whether exactly this process still runs; a zombie does not.
@@ -82,10 +74,7 @@ pub fn processes_in(dir: &Path, executable: &str) -> Vec<ProcessId> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir))
-        .filter(|pid| {
-            fs::read_to_string(format!("/proc/{pid}/comm"))
-                .is_ok_and(|comm| comm.trim_end() == executable)
-        })
+        .filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == executable))
         .filter_map(ProcessId::of)
         .collect()
 }
@@ -103,10 +92,7 @@ fn start_ticks(pid: u32) -> Option<u64> {
 }
 
 fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]
@@ -118,32 +104,20 @@ mod tests {
         let this = ProcessId::of_this_process();
         assert!(this.is_alive());
         assert_eq!(ProcessId::of(this.pid), Some(this.clone()));
-        let recycled = ProcessId {
-            start_ticks: this.start_ticks + 1,
-            ..this.clone()
-        };
+        let recycled = ProcessId { start_ticks: this.start_ticks + 1, ..this.clone() };
         assert!(!recycled.is_alive());
-        let before_reboot = ProcessId {
-            boot_id: "another".to_owned(),
-            ..this
-        };
+        let before_reboot = ProcessId { boot_id: "another".to_owned(), ..this };
         assert!(!before_reboot.is_alive());
     }
 
     #[test]
     fn a_zombie_is_not_alive() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .expect("sleep starts");
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep starts");
         let id = ProcessId::of(child.id()).expect("it runs");
         child.kill().expect("can be killed");
         let deadline = Instant::now() + Duration::from_secs(5);
         while id.is_alive() {
-            assert!(
-                Instant::now() < deadline,
-                "the zombie still counts as alive"
-            );
+            assert!(Instant::now() < deadline, "the zombie still counts as alive");
             std::thread::yield_now();
         }
         child.wait().expect("can be reaped");

@@ -21,9 +21,7 @@ pub fn unprivileged_user() -> Option<(u32, u32)> {
     *USER.get_or_init(|| {
         is_root().then(|| {
             find(NAME).or_else(create).unwrap_or_else(|| {
-                tracing::warn!(
-                    "cannot make the system user `{NAME}`; servers and functions run as `nobody`"
-                );
+                tracing::warn!("cannot make the system user `{NAME}`; servers and functions run as `nobody`");
                 find("nobody").unwrap_or(NOBODY)
             })
         })
@@ -38,21 +36,12 @@ fn find(name: &str) -> Option<(u32, u32)> {
 fn create() -> Option<(u32, u32)> {
     let output = Command::new("useradd")
         .args(["--system", "--user-group", "--no-create-home"])
-        .args([
-            "--home-dir",
-            "/nonexistent",
-            "--shell",
-            "/usr/sbin/nologin",
-            NAME,
-        ])
+        .args(["--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", NAME])
         .output();
     if let Ok(output) = &output
         && !output.status.success()
     {
-        tracing::debug!(
-            "useradd: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        tracing::debug!("useradd: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     // Whoever made it: another runner may have been faster.
     find(NAME)

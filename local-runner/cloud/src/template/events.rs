@@ -33,10 +33,7 @@ pub(super) fn read(
     let Some((kind, place)) = reader.required(event, "Type", &format!("event {event_id}")) else {
         return;
     };
-    let empty = Node {
-        place: event.place,
-        data: super::node::Data::Map(Vec::new()),
-    };
+    let empty = Node { place: event.place, data: super::node::Data::Map(Vec::new()) };
     let properties = reader.map(event, "Properties").unwrap_or(empty);
     match kind.as_str() {
         "SQS" => {
@@ -60,40 +57,32 @@ pub(super) fn read(
         }
         other => reader.findings.add(
             place,
-            format!("events of type {other} are not served by the local runner; known: SQS, Schedule, ScheduleV2, HttpApi"),
+            format!(
+                "events of type {other} are not served by the local runner; known: SQS, Schedule, ScheduleV2, HttpApi"
+            ),
         ),
     }
 }
 
 fn queue_source(reader: &mut Reader<'_>, id: String, properties: &Node) -> Option<EventSource> {
     let (queue_arn, _) = reader.required(properties, "Queue", &id)?;
-    reader.unsupported(
-        properties,
-        &["FilterCriteria", "ProvisionedPollerConfig"],
-        &id,
-    );
+    reader.unsupported(properties, &["FilterCriteria", "ProvisionedPollerConfig"], &id);
     let mut reports_item_failures = false;
     for kind in reader.texts(properties, "FunctionResponseTypes") {
         if kind == "ReportBatchItemFailures" {
             reports_item_failures = true;
         } else {
-            let message =
-                format!("FunctionResponseTypes takes only ReportBatchItemFailures, not {kind:?}");
+            let message = format!("FunctionResponseTypes takes only ReportBatchItemFailures, not {kind:?}");
             reader.findings.add(properties.place, message);
         }
     }
     let scaling = reader.map(properties, "ScalingConfig");
-    let window = reader
-        .integer(properties, "MaximumBatchingWindowInSeconds", 0..=300)
-        .unwrap_or(0);
+    let window = reader.integer(properties, "MaximumBatchingWindowInSeconds", 0..=300).unwrap_or(0);
     Some(EventSource {
         queue_arn,
-        batch_size: reader
-            .integer(properties, "BatchSize", 1..=10_000)
-            .unwrap_or(DEFAULT_BATCH_SIZE),
+        batch_size: reader.integer(properties, "BatchSize", 1..=10_000).unwrap_or(DEFAULT_BATCH_SIZE),
         batching_window: Duration::from_secs(u64::from(window)),
-        max_concurrency: scaling
-            .and_then(|scaling| reader.integer(&scaling, "MaximumConcurrency", 2..=1_000)),
+        max_concurrency: scaling.and_then(|scaling| reader.integer(&scaling, "MaximumConcurrency", 2..=1_000)),
         reports_item_failures,
         enabled: reader.boolean(properties, "Enabled").unwrap_or(true),
         id,
@@ -120,23 +109,14 @@ fn schedule(
     let (time_zone, enabled) = match kind {
         ScheduleKind::Scheduler => {
             reader.unsupported(properties, &["StartDate", "EndDate"], &id);
-            (
-                time_zone(reader, properties),
-                reader.enabled_state(properties),
-            )
+            (time_zone(reader, properties), reader.enabled_state(properties))
         }
         ScheduleKind::Rule => {
             if properties.get("State").is_some() && properties.get("Enabled").is_some() {
-                reader.findings.add(
-                    properties.place,
-                    "State and Enabled Properties cannot both be specified.",
-                );
+                reader.findings.add(properties.place, "State and Enabled Properties cannot both be specified.");
             }
             let enabled = reader.boolean(properties, "Enabled");
-            (
-                Tz::UTC.name().to_owned(),
-                enabled.or_else(|| reader.enabled_state(properties)),
-            )
+            (Tz::UTC.name().to_owned(), enabled.or_else(|| reader.enabled_state(properties)))
         }
     };
     let input = reader.placed_text(properties, "Input");
@@ -171,48 +151,26 @@ fn time_zone(reader: &mut Reader<'_>, properties: &Node) -> String {
     };
     if name.parse::<Tz>().is_err() {
         let example = "for example Europe/Berlin";
-        reader.findings.add(
-            place,
-            format!("ScheduleExpressionTimezone {name:?} is no IANA time zone, {example}"),
-        );
+        reader.findings.add(place, format!("ScheduleExpressionTimezone {name:?} is no IANA time zone, {example}"));
     }
     name
 }
 
 fn check_input(reader: &mut Reader<'_>, text: &str, place: Place) {
     if text.len() > INPUT_LIMIT_BYTES {
-        reader.findings.add(
-            place,
-            format!(
-                "Input must not be longer than 256 KB, it has {} bytes",
-                text.len()
-            ),
-        );
+        reader.findings.add(place, format!("Input must not be longer than 256 KB, it has {} bytes", text.len()));
     }
-    if let Err(error) =
-        serde_json::from_str::<serde_json::Value>(&payload::with_sample_keywords(text))
-    {
-        reader.findings.add(
-            place,
-            format!("Input must be JSON, a function takes nothing else: {error}"),
-        );
+    if let Err(error) = serde_json::from_str::<serde_json::Value>(&payload::with_sample_keywords(text)) {
+        reader.findings.add(place, format!("Input must be JSON, a function takes nothing else: {error}"));
     }
 }
 
-fn dead_letter(
-    reader: &mut Reader<'_>,
-    id: &str,
-    properties: &Node,
-    queues: &mut Vec<PlacedQueue>,
-) -> Option<String> {
+fn dead_letter(reader: &mut Reader<'_>, id: &str, properties: &Node, queues: &mut Vec<PlacedQueue>) -> Option<String> {
     let config = reader.map(properties, "DeadLetterConfig")?;
     let arn = reader.text(&config, "Arn");
     match (arn, reader.placed_text(&config, "Type")) {
         (Some(_), Some((_, place))) => {
-            reader.findings.add(
-                place,
-                "You can either define 'Arn' or 'Type' property of DeadLetterConfig.",
-            );
+            reader.findings.add(place, "You can either define 'Arn' or 'Type' property of DeadLetterConfig.");
             None
         }
         (Some(arn), None) => Some(arn),
@@ -224,17 +182,11 @@ fn dead_letter(
             Some(arn)
         }
         (None, Some((_, place))) => {
-            reader.findings.add(
-                place,
-                "The only valid value for 'Type' property of DeadLetterConfig is 'SQS'.",
-            );
+            reader.findings.add(place, "The only valid value for 'Type' property of DeadLetterConfig is 'SQS'.");
             None
         }
         (None, None) => {
-            reader.findings.add(
-                config.place,
-                "No 'Arn' or 'Type' property provided for DeadLetterConfig.",
-            );
+            reader.findings.add(config.place, "No 'Arn' or 'Type' property provided for DeadLetterConfig.");
             None
         }
     }
@@ -244,39 +196,24 @@ fn route(reader: &mut Reader<'_>, properties: &Node) -> Option<Route> {
     let path = reader.placed_text(properties, "Path");
     let method = reader.placed_text(properties, "Method");
     match (path, method) {
-        (None, None) => Some(Route {
-            method: "ANY".to_owned(),
-            path: "$default".to_owned(),
-        }),
+        (None, None) => Some(Route { method: "ANY".to_owned(), path: "$default".to_owned() }),
         (Some((path, place)), Some((method, method_place))) => {
             if path != "$default" && !path.starts_with('/') {
-                reader
-                    .findings
-                    .add(place, format!("Path must begin with /, not {path:?}"));
+                reader.findings.add(place, format!("Path must begin with /, not {path:?}"));
             }
             let method = method.to_ascii_uppercase();
             // SAM's own word for every method.
-            let method = if method == "X-AMAZON-APIGATEWAY-ANY-METHOD" {
-                "ANY".to_owned()
-            } else {
-                method
-            };
-            let known = [
-                "ANY", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS",
-            ];
+            let method = if method == "X-AMAZON-APIGATEWAY-ANY-METHOD" { "ANY".to_owned() } else { method };
+            let known = ["ANY", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
             if !known.contains(&method.as_str()) {
-                reader.findings.add(
-                    method_place,
-                    format!("Method must be one of {}, not {method:?}", known.join(", ")),
-                );
+                reader
+                    .findings
+                    .add(method_place, format!("Method must be one of {}, not {method:?}", known.join(", ")));
             }
             Some(Route { method, path })
         }
         (Some((_, place)), None) | (None, Some((_, place))) => {
-            reader.findings.add(
-                place,
-                "a route needs both Path and Method, or neither to be the default route",
-            );
+            reader.findings.add(place, "a route needs both Path and Method, or neither to be the default route");
             None
         }
     }

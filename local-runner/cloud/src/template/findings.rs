@@ -16,10 +16,7 @@ pub struct Finding {
 
 impl Finding {
     pub(super) fn at(place: Place, message: impl Into<String>) -> Self {
-        Self {
-            place: Some(place),
-            message: message.into(),
-        }
+        Self { place: Some(place), message: message.into() }
     }
 }
 
@@ -106,9 +103,6 @@ impl Findings {
             return Ok(());
         }
         self.0.sort_by_key(|finding| finding.place);
-        Err(TemplateError::Wrong {
-            path: path.to_owned(),
-            findings: self.0,
-        })
+        Err(TemplateError::Wrong { path: path.to_owned(), findings: self.0 })
     }
 }

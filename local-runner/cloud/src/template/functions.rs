@@ -63,17 +63,9 @@ pub(super) fn read(
     properties: &Node,
     queues: &mut Vec<PlacedQueue>,
 ) -> PlacedFunction {
-    let timeout = reader
-        .integer(properties, "Timeout", 1..=900)
-        .unwrap_or(DEFAULT_TIMEOUT_SECONDS);
-    let memory_mib = reader
-        .integer(properties, "MemorySize", 128..=10_240)
-        .unwrap_or(DEFAULT_MEMORY_MIB);
-    reader.unsupported(
-        properties,
-        &["DeadLetterQueue", "FunctionUrlConfig", "ImageUri"],
-        logical_id,
-    );
+    let timeout = reader.integer(properties, "Timeout", 1..=900).unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+    let memory_mib = reader.integer(properties, "MemorySize", 128..=10_240).unwrap_or(DEFAULT_MEMORY_MIB);
+    reader.unsupported(properties, &["DeadLetterQueue", "FunctionUrlConfig", "ImageUri"], logical_id);
     let function = Function {
         logical_id: logical_id.to_owned(),
         name,
@@ -81,11 +73,7 @@ pub(super) fn read(
         timeout: Duration::from_secs(u64::from(timeout)),
         memory_mib,
         environment: environment(reader, logical_id, properties),
-        reserved_concurrency: reader.integer(
-            properties,
-            "ReservedConcurrentExecutions",
-            0..=u32::MAX,
-        ),
+        reserved_concurrency: reader.integer(properties, "ReservedConcurrentExecutions", 0..=u32::MAX),
         on_async_failure: async_failure(reader, logical_id, properties, queues),
         invoke_at_start: invoke_at_start(reader, resource),
         event_sources: Vec::new(),
@@ -109,15 +97,9 @@ pub(super) fn read(
 
 fn binary(reader: &mut Reader<'_>, logical_id: &str, resource: &Node) -> String {
     let metadata = reader.map(resource, "Metadata");
-    let method = metadata
-        .as_ref()
-        .and_then(|metadata| reader.text(metadata, "BuildMethod"));
-    let build = metadata
-        .as_ref()
-        .and_then(|metadata| reader.map(metadata, "BuildProperties"));
-    let binary = build
-        .as_ref()
-        .and_then(|build| reader.text(build, "Binary"));
+    let method = metadata.as_ref().and_then(|metadata| reader.text(metadata, "BuildMethod"));
+    let build = metadata.as_ref().and_then(|metadata| reader.map(metadata, "BuildProperties"));
+    let binary = build.as_ref().and_then(|build| reader.text(build, "Binary"));
     if method.as_deref() != Some("rust-cargolambda") || binary.is_none() {
         reader.findings.add(
             resource.place,
@@ -133,15 +115,10 @@ fn binary(reader: &mut Reader<'_>, logical_id: &str, resource: &Node) -> String 
 fn invoke_at_start(reader: &mut Reader<'_>, resource: &Node) -> bool {
     let metadata = reader.map(resource, "Metadata");
     let ours = metadata.and_then(|metadata| reader.map(&metadata, "LocalRunner"));
-    ours.and_then(|ours| reader.boolean(&ours, "InvokeAtStart"))
-        .unwrap_or(false)
+    ours.and_then(|ours| reader.boolean(&ours, "InvokeAtStart")).unwrap_or(false)
 }
 
-fn environment(
-    reader: &mut Reader<'_>,
-    logical_id: &str,
-    properties: &Node,
-) -> BTreeMap<String, String> {
+fn environment(reader: &mut Reader<'_>, logical_id: &str, properties: &Node) -> BTreeMap<String, String> {
     let mut environment = BTreeMap::new();
     let section = reader.map(properties, "Environment");
     let Some(variables) = section.and_then(|section| reader.map(&section, "Variables")) else {
@@ -150,8 +127,7 @@ fn environment(
     for (name, value) in variables.entries() {
         let mut bytes = name.bytes();
         let starts_well = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic());
-        let rest_well =
-            bytes.len() > 0 && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let rest_well = bytes.len() > 0 && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if RESERVED_NAMES.contains(&name.as_str()) {
             reader.findings.add(
                 value.place,
@@ -162,21 +138,14 @@ fn environment(
                 ),
             );
         } else if !(starts_well && rest_well) {
-            let rule =
-                "starts with a letter, has at least two characters, and only letters, digits and _";
-            reader.findings.add(
-                value.place,
-                format!("{name:?} is no name of an environment variable: one {rule}"),
-            );
+            let rule = "starts with a letter, has at least two characters, and only letters, digits and _";
+            reader.findings.add(value.place, format!("{name:?} is no name of an environment variable: one {rule}"));
         }
         if let Some(text) = reader.text(&variables, name) {
             environment.insert(name.clone(), text);
         }
     }
-    let size: usize = environment
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
+    let size: usize = environment.iter().map(|(name, value)| name.len() + value.len()).sum();
     if size > ENVIRONMENT_LIMIT_BYTES {
         reader.findings.add(
             variables.place,
@@ -218,17 +187,13 @@ fn async_failure(
     };
     match reader.required(&on_failure, "Type", "OnFailure") {
         Some((kind, place)) if kind != "SQS" => {
-            reader.findings.add(
-                place,
-                format!("OnFailure of Type {kind} is not supported by the local runner, only SQS"),
-            );
+            reader
+                .findings
+                .add(place, format!("OnFailure of Type {kind} is not supported by the local runner, only SQS"));
         }
         Some(_) => {
             failure.destination = reader.text(&on_failure, "Destination").or_else(|| {
-                let queue = automatic(
-                    format!("{logical_id}EventInvokeConfigOnFailureQueue"),
-                    on_failure.place,
-                );
+                let queue = automatic(format!("{logical_id}EventInvokeConfigOnFailureQueue"), on_failure.place);
                 let arn = queue.queue.arn();
                 queues.push(queue);
                 Some(arn)

@@ -44,22 +44,13 @@ impl Node {
     pub(super) fn parse(text: &str) -> Result<Self, (Place, String)> {
         let documents = MarkedYaml::load_from_str(text).map_err(|error: ScanError| {
             let at = error.marker();
-            (
-                Place {
-                    line: at.line(),
-                    column: at.col() + 1,
-                },
-                error.info().to_owned(),
-            )
+            (Place { line: at.line(), column: at.col() + 1 }, error.info().to_owned())
         })?;
         match documents.as_slice() {
             [document] => Self::read(document, Place { line: 1, column: 1 }),
             others => {
                 let place = Place { line: 1, column: 1 };
-                Err((
-                    place,
-                    format!("expected one YAML document, found {}", others.len()),
-                ))
+                Err((place, format!("expected one YAML document, found {}", others.len())))
             }
         }
     }
@@ -67,33 +58,21 @@ impl Node {
     fn read(yaml: &MarkedYaml<'_>, parent: Place) -> Result<Self, (Place, String)> {
         // Nodes below a tag carry no mark of their own: the tag's is the one to show.
         let start = yaml.span.start;
-        let place = if start.line() == 0 {
-            parent
-        } else {
-            Place {
-                line: start.line(),
-                column: start.col() + 1,
-            }
-        };
+        let place = if start.line() == 0 { parent } else { Place { line: start.line(), column: start.col() + 1 } };
         let data = match &yaml.data {
             YamlData::Value(Scalar::Null) => Data::Null,
             YamlData::Value(Scalar::Boolean(value)) => Data::Bool(*value),
             YamlData::Value(Scalar::Integer(value)) => Data::Integer(*value),
             YamlData::Value(Scalar::FloatingPoint(value)) => Data::Float(value.into_inner()),
             YamlData::Value(Scalar::String(text)) => Data::Text(text.to_string()),
-            YamlData::Sequence(items) => Data::List(
-                items
-                    .iter()
-                    .map(|item| Self::read(item, place))
-                    .collect::<Result<_, _>>()?,
-            ),
+            YamlData::Sequence(items) => {
+                Data::List(items.iter().map(|item| Self::read(item, place)).collect::<Result<_, _>>()?)
+            }
             YamlData::Mapping(entries) => {
                 let mut map = Vec::with_capacity(entries.len());
                 for (key, value) in entries {
                     let key = Self::read(key, place)?;
-                    let name = key
-                        .scalar()
-                        .ok_or((key.place, "a key must be a plain word".to_owned()))?;
+                    let name = key.scalar().ok_or((key.place, "a key must be a plain word".to_owned()))?;
                     map.push((name, Self::read(value, key.place)?));
                 }
                 long_call(map)
@@ -111,10 +90,7 @@ impl Node {
 
     /// The entry `key` of a map; none when this is no map or has no such entry.
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
-        self.entries()
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value)
+        self.entries().iter().find(|(name, _)| name == key).map(|(_, value)| value)
     }
 
     /// The entries of a map; none for anything else.
@@ -160,21 +136,12 @@ impl Node {
                         None => (key.clone(), value.clone()),
                     })
                     .collect();
-                entries.extend(
-                    above
-                        .iter()
-                        .filter(|(key, _)| global.get(key).is_none())
-                        .cloned(),
-                );
-                Self {
-                    place: own.place,
-                    data: Data::Map(entries),
-                }
+                entries.extend(above.iter().filter(|(key, _)| global.get(key).is_none()).cloned());
+                Self { place: own.place, data: Data::Map(entries) }
             }
-            (Data::List(below), Data::List(above)) => Self {
-                place: own.place,
-                data: Data::List(below.iter().chain(above).cloned().collect()),
-            },
+            (Data::List(below), Data::List(above)) => {
+                Self { place: own.place, data: Data::List(below.iter().chain(above).cloned().collect()) }
+            }
             _ => own.clone(),
         }
     }
@@ -184,9 +151,7 @@ impl Node {
 fn long_call(mut map: Vec<(String, Node)>) -> Data {
     let name = match map.as_slice() {
         [(key, _)] if key == "Ref" => Some(key.clone()),
-        [(key, value)] if key == "Condition" && matches!(value.data, Data::Text(_)) => {
-            Some(key.clone())
-        }
+        [(key, value)] if key == "Condition" && matches!(value.data, Data::Text(_)) => Some(key.clone()),
         [(key, _)] => key.strip_prefix("Fn::").map(str::to_owned),
         _ => None,
     };

@@ -78,25 +78,11 @@ impl Parameter {
     /// `Err` says what the value must be, as the rest of a sentence. A hidden value is not repeated. `AllowedPattern` is
     /// left to CloudFormation.
     fn check(&self, value: &str) -> Result<(), String> {
-        let shown = if self.no_echo {
-            "the given value".to_owned()
-        } else {
-            format!("{value:?}")
-        };
-        if !self.allowed_values.is_empty()
-            && !self.allowed_values.iter().any(|allowed| allowed == value)
-        {
-            return Err(format!(
-                "must be one of {}, not {shown}",
-                self.allowed_values.join(", ")
-            ));
+        let shown = if self.no_echo { "the given value".to_owned() } else { format!("{value:?}") };
+        if !self.allowed_values.is_empty() && !self.allowed_values.iter().any(|allowed| allowed == value) {
+            return Err(format!("must be one of {}, not {shown}", self.allowed_values.join(", ")));
         }
-        let Limits {
-            min_value,
-            max_value,
-            min_length,
-            max_length,
-        } = self.limits;
+        let Limits { min_value, max_value, min_length, max_length } = self.limits;
         if self.kind == "Number" {
             let number: f64 = value
                 .trim()
@@ -104,23 +90,13 @@ impl Parameter {
                 .ok()
                 .filter(|number: &f64| number.is_finite())
                 .ok_or_else(|| format!("must be a number, not {shown}"))?;
-            if min_value.is_some_and(|least| number < least)
-                || max_value.is_some_and(|most| number > most)
-            {
-                return Err(format!(
-                    "must be {}, not {shown}",
-                    between(min_value, max_value)
-                ));
+            if min_value.is_some_and(|least| number < least) || max_value.is_some_and(|most| number > most) {
+                return Err(format!("must be {}, not {shown}", between(min_value, max_value)));
             }
         } else {
             let length = value.chars().count() as f64;
-            if min_length.is_some_and(|least| length < least)
-                || max_length.is_some_and(|most| length > most)
-            {
-                return Err(format!(
-                    "must be {} characters long",
-                    between(min_length, max_length)
-                ));
+            if min_length.is_some_and(|least| length < least) || max_length.is_some_and(|most| length > most) {
+                return Err(format!("must be {} characters long", between(min_length, max_length)));
             }
         }
         Ok(())
@@ -148,23 +124,11 @@ pub(super) fn values(
     given: &BTreeMap<String, String>,
     findings: &mut Findings,
 ) -> BTreeMap<String, String> {
-    let known = || {
-        parameters
-            .iter()
-            .map(|parameter| parameter.name.as_str())
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    for name in given
-        .keys()
-        .filter(|name| !parameters.iter().any(|parameter| parameter.name == **name))
-    {
+    let known = || parameters.iter().map(|parameter| parameter.name.as_str()).collect::<Vec<_>>().join(", ");
+    for name in given.keys().filter(|name| !parameters.iter().any(|parameter| parameter.name == **name)) {
         findings.push(Finding {
             place: None,
-            message: format!(
-                "the template has no parameter {name:?}; it has: {}",
-                known()
-            ),
+            message: format!("the template has no parameter {name:?}; it has: {}", known()),
         });
     }
     let mut values = BTreeMap::new();
@@ -179,10 +143,7 @@ pub(super) fn values(
                 }
                 values.insert(name.clone(), value.clone());
             }
-            None => findings.add(
-                parameter.place,
-                format!("parameter {name} has no default and needs a value"),
-            ),
+            None => findings.add(parameter.place, format!("parameter {name} has no default and needs a value")),
         }
     }
     values

@@ -23,23 +23,11 @@ const NUMBERS: [(&str, u32, u32); 6] = [
     ("VisibilityTimeout", 0, 43_200),
     ("KmsDataKeyReusePeriodSeconds", 60, 86_400),
 ];
-const BOOLEANS: [&str; 3] = [
-    "ContentBasedDeduplication",
-    "FifoQueue",
-    "SqsManagedSseEnabled",
-];
-const WORDS: [(&str, [&str; 2]); 2] = [
-    ("DeduplicationScope", ["queue", "messageGroup"]),
-    ("FifoThroughputLimit", ["perQueue", "perMessageGroupId"]),
-];
+const BOOLEANS: [&str; 3] = ["ContentBasedDeduplication", "FifoQueue", "SqsManagedSseEnabled"];
+const WORDS: [(&str, [&str; 2]); 2] =
+    [("DeduplicationScope", ["queue", "messageGroup"]), ("FifoThroughputLimit", ["perQueue", "perMessageGroupId"])];
 /// Read elsewhere, or without meaning on one machine.
-const OTHERS: [&str; 5] = [
-    "QueueName",
-    "RedrivePolicy",
-    "RedriveAllowPolicy",
-    "KmsMasterKeyId",
-    "Tags",
-];
+const OTHERS: [&str; 5] = ["QueueName", "RedrivePolicy", "RedriveAllowPolicy", "KmsMasterKeyId", "Tags"];
 
 /// Seconds of `VisibilityTimeout` when a queue does not say.
 pub(super) const DEFAULT_VISIBILITY_SECONDS: u32 = 30;
@@ -52,47 +40,28 @@ pub(super) fn name(reader: &mut Reader<'_>, logical_id: &str, properties: Option
     };
     let fifo = reader.boolean(properties, "FifoQueue").unwrap_or(false);
     let Some((name, place)) = reader.placed_text(properties, "QueueName") else {
-        return if fifo {
-            format!("{logical_id}.fifo")
-        } else {
-            logical_id.to_owned()
-        };
+        return if fifo { format!("{logical_id}.fifo") } else { logical_id.to_owned() };
     };
     let base = name.strip_suffix(".fifo");
     if fifo != base.is_some() {
         let message = "The name of a FIFO queue can only include alphanumeric characters, hyphens, or underscores, must end \
                        with .fifo suffix and be 1 to 80 in length.";
-        reader.findings.add(
-            place,
-            format!("{message} Other names must not end so ({name:?}, FifoQueue: {fifo})."),
-        );
+        reader.findings.add(place, format!("{message} Other names must not end so ({name:?}, FifoQueue: {fifo})."));
     }
     let plain = base.unwrap_or(&name);
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if plain.is_empty() || name.len() > 80 || !plain.bytes().all(allowed) {
-        let message =
-            "Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length";
-        reader
-            .findings
-            .add(place, format!("QueueName {name:?}: {message}"));
+        let message = "Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length";
+        reader.findings.add(place, format!("QueueName {name:?}: {message}"));
     }
     name
 }
 
 /// Reads a queue's attributes into SQS's own text form.
-pub(super) fn read(
-    reader: &mut Reader<'_>,
-    logical_id: &str,
-    name: String,
-    resource: &Node,
-) -> PlacedQueue {
+pub(super) fn read(reader: &mut Reader<'_>, logical_id: &str, name: String, resource: &Node) -> PlacedQueue {
     let mut attributes = BTreeMap::new();
     let queue = |attributes| PlacedQueue {
-        queue: Queue {
-            logical_id: logical_id.to_owned(),
-            name,
-            attributes,
-        },
+        queue: Queue { logical_id: logical_id.to_owned(), name, attributes },
         place: resource.place,
     };
     let Some(properties) = reader.map(resource, "Properties") else {
@@ -105,9 +74,7 @@ pub(super) fn read(
             || OTHERS.contains(&key)
     };
     for (key, value) in properties.entries().iter().filter(|(key, _)| !known(key)) {
-        reader
-            .findings
-            .add(value.place, format!("{key} is no property of a queue"));
+        reader.findings.add(value.place, format!("{key} is no property of a queue"));
     }
     for (key, least, most) in NUMBERS {
         if let Some(value) = reader.integer(&properties, key, least..=most) {
@@ -126,32 +93,21 @@ pub(super) fn read(
     for (key, words) in WORDS {
         if let Some((value, place)) = reader.placed_text(&properties, key) {
             if !words.contains(&value.as_str()) {
-                reader.findings.add(
-                    place,
-                    format!("{key} must be one of {}, not {value:?}", words.join(", ")),
-                );
+                reader.findings.add(place, format!("{key} must be one of {}, not {value:?}", words.join(", ")));
             }
             attributes.insert(key.to_owned(), value);
         }
     }
-    for key in [
-        "ContentBasedDeduplication",
-        "DeduplicationScope",
-        "FifoThroughputLimit",
-    ] {
+    for key in ["ContentBasedDeduplication", "DeduplicationScope", "FifoThroughputLimit"] {
         if attributes.contains_key(key) && !fifo {
-            reader
-                .findings
-                .add(resource.place, format!("{key} needs FifoQueue: true"));
+            reader.findings.add(resource.place, format!("{key} needs FifoQueue: true"));
         }
     }
     if let Some(policy) = reader.map(&properties, "RedrivePolicy") {
         let target = reader.required(&policy, "deadLetterTargetArn", "RedrivePolicy");
         let count = reader.integer(&policy, "maxReceiveCount", 1..=1_000);
         if policy.get("maxReceiveCount").is_none() {
-            reader
-                .findings
-                .add(policy.place, "RedrivePolicy needs maxReceiveCount");
+            reader.findings.add(policy.place, "RedrivePolicy needs maxReceiveCount");
         }
         if let (Some((target, _)), Some(count)) = (target, count) {
             let policy = json!({"deadLetterTargetArn": target, "maxReceiveCount": count});
@@ -164,29 +120,16 @@ pub(super) fn read(
             allow.insert("redrivePermission".to_owned(), permission.into());
         }
         if policy.get("sourceQueueArns").is_some() {
-            allow.insert(
-                "sourceQueueArns".to_owned(),
-                reader.texts(&policy, "sourceQueueArns").into(),
-            );
+            allow.insert("sourceQueueArns".to_owned(), reader.texts(&policy, "sourceQueueArns").into());
         }
-        attributes.insert(
-            "RedriveAllowPolicy".to_owned(),
-            serde_json::Value::Object(allow).to_string(),
-        );
+        attributes.insert("RedriveAllowPolicy".to_owned(), serde_json::Value::Object(allow).to_string());
     }
     queue(attributes)
 }
 
 /// A queue that SAM makes because a destination names none.
 pub(super) fn automatic(logical_id: String, place: Place) -> PlacedQueue {
-    PlacedQueue {
-        queue: Queue {
-            name: logical_id.clone(),
-            logical_id,
-            attributes: BTreeMap::new(),
-        },
-        place,
-    }
+    PlacedQueue { queue: Queue { name: logical_id.clone(), logical_id, attributes: BTreeMap::new() }, place }
 }
 
 impl PlacedQueue {
@@ -195,18 +138,13 @@ impl PlacedQueue {
     }
 
     pub(super) fn visibility_seconds(&self) -> u32 {
-        let stated = self
-            .queue
-            .attributes
-            .get("VisibilityTimeout")
-            .and_then(|text| text.parse().ok());
+        let stated = self.queue.attributes.get("VisibilityTimeout").and_then(|text| text.parse().ok());
         stated.unwrap_or(DEFAULT_VISIBILITY_SECONDS)
     }
 
     /// ARN of the queue's own dead letter queue.
     pub(super) fn dead_letter_arn(&self) -> Option<String> {
-        let policy: serde_json::Value =
-            serde_json::from_str(self.queue.attributes.get("RedrivePolicy")?).ok()?;
+        let policy: serde_json::Value = serde_json::from_str(self.queue.attributes.get("RedrivePolicy")?).ok()?;
         policy["deadLetterTargetArn"].as_str().map(str::to_owned)
     }
 }

@@ -16,10 +16,7 @@ pub(super) struct Reader<'a> {
 impl Reader<'_> {
     /// The entry `key` as it is after intrinsics; none when it is missing, `AWS::NoValue` or broken.
     pub(super) fn entry(&mut self, map: &Node, key: &str) -> Option<Node> {
-        self.findings
-            .keep(self.scope.entry(map, key))
-            .flatten()
-            .filter(|node| node.data != Data::Null)
+        self.findings.keep(self.scope.entry(map, key)).flatten().filter(|node| node.data != Data::Null)
     }
 
     /// A map; anything else in its place is a finding.
@@ -28,10 +25,7 @@ impl Reader<'_> {
         if matches!(node.data, Data::Map(_)) {
             return Some(node);
         }
-        self.findings.add(
-            node.place,
-            format!("{key} must be a map, not {}", node.described()),
-        );
+        self.findings.add(node.place, format!("{key} must be a map, not {}", node.described()));
         None
     }
 
@@ -40,14 +34,8 @@ impl Reader<'_> {
         let Some(node) = map.get(key) else {
             return Vec::new();
         };
-        let items = self
-            .findings
-            .keep(self.scope.list(node))
-            .unwrap_or_default();
-        items
-            .iter()
-            .filter_map(|item| self.findings.keep(self.scope.text(item)).flatten())
-            .collect()
+        let items = self.findings.keep(self.scope.list(node)).unwrap_or_default();
+        items.iter().filter_map(|item| self.findings.keep(self.scope.text(item)).flatten()).collect()
     }
 
     pub(super) fn text(&mut self, map: &Node, key: &str) -> Option<String> {
@@ -62,12 +50,7 @@ impl Reader<'_> {
     }
 
     /// As [`placed_text`](Self::placed_text), and a finding when it is missing.
-    pub(super) fn required(
-        &mut self,
-        map: &Node,
-        key: &str,
-        owner: &str,
-    ) -> Option<(String, Place)> {
+    pub(super) fn required(&mut self, map: &Node, key: &str, owner: &str) -> Option<(String, Place)> {
         if map.get(key).is_none() {
             self.findings.add(map.place, format!("{owner} needs {key}"));
         }
@@ -75,24 +58,12 @@ impl Reader<'_> {
     }
 
     /// A whole number within `range`.
-    pub(super) fn integer(
-        &mut self,
-        map: &Node,
-        key: &str,
-        range: RangeInclusive<u32>,
-    ) -> Option<u32> {
+    pub(super) fn integer(&mut self, map: &Node, key: &str, range: RangeInclusive<u32>) -> Option<u32> {
         let (text, place) = self.placed_text(map, key)?;
-        let value = text
-            .trim()
-            .parse()
-            .ok()
-            .filter(|value| range.contains(value));
+        let value = text.trim().parse().ok().filter(|value| range.contains(value));
         if value.is_none() {
             let (least, most) = (range.start(), range.end());
-            self.findings.add(
-                place,
-                format!("{key} must be a whole number from {least} to {most}, not {text:?}"),
-            );
+            self.findings.add(place, format!("{key} must be a whole number from {least} to {most}, not {text:?}"));
         }
         value
     }
@@ -103,8 +74,7 @@ impl Reader<'_> {
             "true" => Some(true),
             "false" => Some(false),
             _ => {
-                self.findings
-                    .add(place, format!("{key} must be true or false, not {text:?}"));
+                self.findings.add(place, format!("{key} must be true or false, not {text:?}"));
                 None
             }
         }
@@ -117,10 +87,7 @@ impl Reader<'_> {
             "ENABLED" => Some(true),
             "DISABLED" => Some(false),
             _ => {
-                self.findings.add(
-                    place,
-                    format!("State must be ENABLED or DISABLED, not {text:?}"),
-                );
+                self.findings.add(place, format!("State must be ENABLED or DISABLED, not {text:?}"));
                 None
             }
         }
@@ -130,24 +97,16 @@ impl Reader<'_> {
     pub(super) fn unsupported(&mut self, map: &Node, keys: &[&str], owner: impl Display) {
         for key in keys {
             if let Some(node) = self.entry(map, key) {
-                self.findings.push(Finding::at(
-                    node.place,
-                    format!("{key} of {owner} is not supported by the local runner"),
-                ));
+                self.findings
+                    .push(Finding::at(node.place, format!("{key} of {owner} is not supported by the local runner")));
             }
         }
     }
 
     /// Whether a resource is there: it has no `Condition`, or one that holds.
     pub(super) fn exists(&mut self, resource: &Node) -> bool {
-        match resource
-            .get("Condition")
-            .and_then(|name| name.scalar().map(|text| (text, name.place)))
-        {
-            Some((name, place)) => self
-                .findings
-                .keep(self.scope.condition(&name, place))
-                .unwrap_or(false),
+        match resource.get("Condition").and_then(|name| name.scalar().map(|text| (text, name.place))) {
+            Some((name, place)) => self.findings.keep(self.scope.condition(&name, place)).unwrap_or(false),
             None => true,
         }
     }

@@ -17,34 +17,20 @@ Resources:
 ";
 
 fn resolve_with(text: &str, values: &[(&str, &str)]) -> Result<Bundle, TemplateError> {
-    let values = values
-        .iter()
-        .map(|(name, value)| (name.to_string(), value.to_string()))
-        .collect();
-    Template::parse(Path::new("t.yaml"), text)?
-        .resolve(&values, &QueueUrls::new("http://127.0.0.1:9000"))
+    let values = values.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    Template::parse(Path::new("t.yaml"), text)?.resolve(&values, &QueueUrls::new("http://127.0.0.1:9000"))
 }
 
 fn worker(queue: &str, function: &str) -> Result<Bundle, TemplateError> {
-    resolve_with(
-        &QUEUE_AND_FUNCTION
-            .replace("{QUEUE}", queue)
-            .replace("{FUNCTION}", function),
-        &[],
-    )
+    resolve_with(&QUEUE_AND_FUNCTION.replace("{QUEUE}", queue).replace("{FUNCTION}", function), &[])
 }
 
 fn refused(result: Result<Bundle, TemplateError>) -> String {
-    result
-        .expect_err("the template must be refused")
-        .to_string()
+    result.expect_err("the template must be refused").to_string()
 }
 
 fn event(event: &str) -> Result<Bundle, TemplateError> {
-    worker(
-        "{VisibilityTimeout: 60}",
-        &format!("{{Timeout: 60, Events: {{E: {event}}}}}"),
-    )
+    worker("{VisibilityTimeout: 60}", &format!("{{Timeout: 60, Events: {{E: {event}}}}}"))
 }
 
 #[test]
@@ -78,10 +64,7 @@ Resources:
     let arn = "arn:aws:sqs:us-east-1:000000000000:work-test";
     let expected = [
         ("ARN", arn.to_owned()),
-        (
-            "FUNCTION_ARN",
-            "arn:aws:lambda:us-east-1:000000000000:function:Worker".to_owned(),
-        ),
+        ("FUNCTION_ARN", "arn:aws:lambda:us-east-1:000000000000:function:Worker".to_owned()),
         ("JOINED", format!("{url},b")),
         ("LONG", "work-test".to_owned()),
         ("NUMBER", "7".to_owned()),
@@ -117,15 +100,8 @@ Resources:
     let worker = &bundle.functions[0];
     assert_eq!((worker.timeout.as_secs(), worker.memory_mib), (40, 256));
     assert!(worker.invoke_at_start);
-    let environment: Vec<_> = worker
-        .environment
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
-    assert_eq!(
-        environment,
-        [("BOTH", "own"), ("OWN", "own"), ("SHARED", "global")]
-    );
+    let environment: Vec<_> = worker.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(environment, [("BOTH", "own"), ("OWN", "own"), ("SHARED", "global")]);
 }
 
 #[test]
@@ -168,26 +144,10 @@ Parameters:
 Resources: {}
 ";
     let template = Template::parse(Path::new("t.yaml"), text).expect("the template is readable");
-    assert_eq!(
-        template
-            .parameters()
-            .iter()
-            .filter(|parameter| parameter.default.is_none())
-            .count(),
-        1
-    );
-    let message = refused(resolve_with(
-        text,
-        &[("Stge", "live"), ("Secret", "longenough")],
-    ));
-    assert_eq!(
-        message,
-        "t.yaml: the template has no parameter \"Stge\"; it has: Stage, Count, Secret"
-    );
-    let message = refused(resolve_with(
-        text,
-        &[("Stage", "prod"), ("Count", "7"), ("Secret", "hush")],
-    ));
+    assert_eq!(template.parameters().iter().filter(|parameter| parameter.default.is_none()).count(), 1);
+    let message = refused(resolve_with(text, &[("Stge", "live"), ("Secret", "longenough")]));
+    assert_eq!(message, "t.yaml: the template has no parameter \"Stge\"; it has: Stage, Count, Secret");
+    let message = refused(resolve_with(text, &[("Stage", "prod"), ("Count", "7"), ("Secret", "hush")]));
     assert_eq!(
         message,
         "t.yaml:3:10: parameter Stage must be one of test, live, not \"prod\"\n\
@@ -195,10 +155,7 @@ Resources: {}
          t.yaml:5:11: parameter Secret must be at least 8 characters long"
     );
     let message = refused(resolve_with(text, &[]));
-    assert_eq!(
-        message,
-        "t.yaml:5:11: parameter Secret has no default and needs a value"
-    );
+    assert_eq!(message, "t.yaml:5:11: parameter Secret has no default and needs a value");
 }
 
 #[test]
@@ -209,14 +166,8 @@ fn everything_wrong_is_told_at_once_with_its_place() {
     ));
     let lines: Vec<&str> = message.lines().collect();
     assert_eq!(lines.len(), 7, "{message}");
-    assert_eq!(
-        lines[0],
-        "t.yaml:5:37: VisibilityTimeout must be a whole number from 0 to 43200, not \"99999\""
-    );
-    assert!(
-        lines[1].ends_with("VisibilityTimout is no property of a queue"),
-        "{message}"
-    );
+    assert_eq!(lines[0], "t.yaml:5:37: VisibilityTimeout must be a whole number from 0 to 43200, not \"99999\"");
+    assert!(lines[1].ends_with("VisibilityTimout is no property of a queue"), "{message}");
     assert!(message.contains("Reserved keys used in this request: AWS_REGION"));
     assert!(message.contains("Nothing is no parameter, queue or function of this template"));
 }
@@ -227,53 +178,29 @@ fn a_visibility_below_the_timeout_is_refused_with_lambdas_words() {
         "{VisibilityTimeout: 60}",
         "{Timeout: 120, Events: {Rung: {Type: SQS, Properties: {Queue: !GetAtt Work.Arn}}}}",
     ));
-    assert!(message.ends_with(
-        "Queue visibility timeout: 60 seconds is less than Function timeout: 120 seconds"
-    ));
+    assert!(message.ends_with("Queue visibility timeout: 60 seconds is less than Function timeout: 120 seconds"));
 }
 
 #[test]
 fn rules_of_event_source_mappings_are_kept() {
-    let sqs = |properties: &str| {
-        event(&format!(
-            "{{Type: SQS, Properties: {{Queue: !GetAtt Work.Arn, {properties}}}}}"
-        ))
-    };
+    let sqs =
+        |properties: &str| event(&format!("{{Type: SQS, Properties: {{Queue: !GetAtt Work.Arn, {properties}}}}}"));
     let bundle = sqs("BatchSize: 100, MaximumBatchingWindowInSeconds: 5, ScalingConfig: {MaximumConcurrency: 2}, \
                       FunctionResponseTypes: [ReportBatchItemFailures]")
     .expect("the mapping is valid");
     let source = &bundle.functions[0].event_sources[0];
-    assert_eq!(
-        (
-            source.id.as_str(),
-            source.batch_size,
-            source.max_concurrency
-        ),
-        ("WorkerE", 100, Some(2))
-    );
+    assert_eq!((source.id.as_str(), source.batch_size, source.max_concurrency), ("WorkerE", 100, Some(2)));
     assert!(source.reports_item_failures && source.enabled);
     for (properties, words) in [
         (
             "BatchSize: 11",
             "Maximum batch window in seconds must be greater than 0 if maximum batch size is greater than 10",
         ),
-        (
-            "BatchSize: 10001",
-            "BatchSize must be a whole number from 1 to 10000",
-        ),
-        (
-            "ScalingConfig: {MaximumConcurrency: 1}",
-            "MaximumConcurrency must be a whole number from 2 to 1000",
-        ),
+        ("BatchSize: 10001", "BatchSize must be a whole number from 1 to 10000"),
+        ("ScalingConfig: {MaximumConcurrency: 1}", "MaximumConcurrency must be a whole number from 2 to 1000"),
         ("MaximumBatchingWindowInSeconds: 301", "from 0 to 300"),
-        (
-            "FunctionResponseTypes: [ReportItems]",
-            "takes only ReportBatchItemFailures",
-        ),
-        (
-            "FilterCriteria: {Filters: []}",
-            "FilterCriteria of WorkerE is not supported",
-        ),
+        ("FunctionResponseTypes: [ReportItems]", "takes only ReportBatchItemFailures"),
+        ("FilterCriteria: {Filters: []}", "FilterCriteria of WorkerE is not supported"),
     ] {
         let message = refused(sqs(properties));
         assert!(message.contains(words), "{properties}: {message}");
@@ -282,10 +209,7 @@ fn rules_of_event_source_mappings_are_kept() {
                  B: {Type: SQS, Properties: {Queue: !GetAtt Work.Arn}}}}";
     assert!(refused(worker("{VisibilityTimeout: 60}", twice)).contains("already exists"));
     let url = refused(event("{Type: SQS, Properties: {Queue: !Ref Work}}"));
-    assert!(
-        url.contains("reads a queue that is not in this template: http://127.0.0.1:9000/"),
-        "{url}"
-    );
+    assert!(url.contains("reads a queue that is not in this template: http://127.0.0.1:9000/"), "{url}");
 }
 
 #[test]
@@ -297,36 +221,15 @@ fn schedules_of_both_services_are_read() {
     )
     .expect("the schedule is valid");
     let schedule = &bundle.functions[0].schedules[0];
-    assert_eq!(
-        (schedule.id.as_str(), schedule.kind, schedule.enabled),
-        ("WorkerE", ScheduleKind::Scheduler, false)
-    );
-    assert_eq!(
-        (schedule.max_event_age.as_secs(), schedule.max_retries),
-        (60, 0)
-    );
-    assert_eq!(
-        schedule.dead_letter.as_deref(),
-        Some("arn:aws:sqs:us-east-1:000000000000:WorkerEQueue")
-    );
-    assert!(
-        bundle
-            .queues
-            .iter()
-            .any(|queue| queue.name == "WorkerEQueue")
-    );
+    assert_eq!((schedule.id.as_str(), schedule.kind, schedule.enabled), ("WorkerE", ScheduleKind::Scheduler, false));
+    assert_eq!((schedule.max_event_age.as_secs(), schedule.max_retries), (60, 0));
+    assert_eq!(schedule.dead_letter.as_deref(), Some("arn:aws:sqs:us-east-1:000000000000:WorkerEQueue"));
+    assert!(bundle.queues.iter().any(|queue| queue.name == "WorkerEQueue"));
 
-    let bundle =
-        event("{Type: Schedule, Properties: {Schedule: rate(1 hour)}}").expect("the rule is valid");
+    let bundle = event("{Type: Schedule, Properties: {Schedule: rate(1 hour)}}").expect("the rule is valid");
     let schedule = &bundle.functions[0].schedules[0];
-    assert_eq!(
-        (schedule.kind, schedule.time_zone.as_str(), schedule.enabled),
-        (ScheduleKind::Rule, "UTC", true)
-    );
-    assert_eq!(
-        (schedule.max_event_age.as_secs(), schedule.max_retries),
-        (86_400, 185)
-    );
+    assert_eq!((schedule.kind, schedule.time_zone.as_str(), schedule.enabled), (ScheduleKind::Rule, "UTC", true));
+    assert_eq!((schedule.max_event_age.as_secs(), schedule.max_retries), (86_400, 185));
 }
 
 #[test]
@@ -336,22 +239,13 @@ fn schedules_that_aws_would_refuse_are_refused() {
             "{Type: ScheduleV2, Properties: {ScheduleExpression: rate(1 fortnight)}}",
             "Invalid Schedule Expression rate(1 fortnight).",
         ),
-        (
-            "{Type: Schedule, Properties: {Schedule: rate(15 minute)}}",
-            "Parameter ScheduleExpression is not valid.",
-        ),
-        (
-            "{Type: ScheduleV2, Properties: {}}",
-            "WorkerE needs ScheduleExpression",
-        ),
+        ("{Type: Schedule, Properties: {Schedule: rate(15 minute)}}", "Parameter ScheduleExpression is not valid."),
+        ("{Type: ScheduleV2, Properties: {}}", "WorkerE needs ScheduleExpression"),
         (
             "{Type: ScheduleV2, Properties: {ScheduleExpression: rate(1 day), ScheduleExpressionTimezone: Berlin}}",
             "no IANA time zone",
         ),
-        (
-            "{Type: ScheduleV2, Properties: {ScheduleExpression: rate(1 day), Input: hello}}",
-            "Input must be JSON",
-        ),
+        ("{Type: ScheduleV2, Properties: {ScheduleExpression: rate(1 day), Input: hello}}", "Input must be JSON"),
         (
             "{Type: Schedule, Properties: {Schedule: rate(1 day), Enabled: true, State: ENABLED}}",
             "cannot both be specified",
@@ -379,13 +273,7 @@ fn schedules_that_aws_would_refuse_are_refused() {
 fn routes_have_a_method_and_a_path_or_neither() {
     let route = |properties: &str| event(&format!("{{Type: HttpApi, Properties: {properties}}}"));
     let bundle = route("{Path: '/x/{id}', Method: get}").expect("the route is valid");
-    assert_eq!(
-        bundle.functions[0].routes[0],
-        crate::bundle::Route {
-            method: "GET".into(),
-            path: "/x/{id}".into()
-        }
-    );
+    assert_eq!(bundle.functions[0].routes[0], crate::bundle::Route { method: "GET".into(), path: "/x/{id}".into() });
     let bundle = event("{Type: HttpApi}").expect("the default route is valid");
     assert_eq!(bundle.functions[0].routes[0].path, "$default");
     assert!(refused(route("{Path: /x}")).contains("both Path and Method"));
@@ -402,21 +290,12 @@ fn fifo_queues_keep_their_own_rules() {
     };
     let bundle = function("BatchSize: 10").expect("the mapping is valid");
     assert_eq!(
-        (
-            bundle.queues[0].name.as_str(),
-            bundle.queues[0].attributes["FifoQueue"].as_str()
-        ),
+        (bundle.queues[0].name.as_str(), bundle.queues[0].attributes["FifoQueue"].as_str()),
         ("Work.fifo", "true")
     );
     assert!(refused(function("BatchSize: 11")).contains("BatchSize of a FIFO queue"));
-    assert!(
-        refused(function("MaximumBatchingWindowInSeconds: 1"))
-            .contains("not supported for FIFO queues")
-    );
-    assert!(
-        refused(worker("{FifoQueue: true, QueueName: work}", "{}"))
-            .contains("must end with .fifo suffix")
-    );
+    assert!(refused(function("MaximumBatchingWindowInSeconds: 1")).contains("not supported for FIFO queues"));
+    assert!(refused(worker("{FifoQueue: true, QueueName: work}", "{}")).contains("must end with .fifo suffix"));
     assert!(refused(worker("{QueueName: work.fifo}", "{}")).contains("FifoQueue: false"));
     assert!(refused(worker("{ContentBasedDeduplication: true}", "{}")).contains("needs FifoQueue"));
 }
@@ -425,34 +304,21 @@ fn fifo_queues_keep_their_own_rules() {
 fn dead_letter_queues_and_destinations_must_exist() {
     let lost = "{RedrivePolicy: {deadLetterTargetArn: 'arn:aws:sqs:us-east-1:000000000000:None', maxReceiveCount: 3}}";
     assert!(refused(worker(lost, "{}")).contains("the dead letter queue of Work does not exist"));
-    assert!(
-        refused(worker("{RedrivePolicy: {deadLetterTargetArn: x}}", "{}"))
-            .contains("needs maxReceiveCount")
-    );
-    let bundle = worker("{}", "{EventInvokeConfig: {MaximumRetryAttempts: 1, DestinationConfig: {OnFailure: {Type: SQS}}}}")
-        .expect("SAM makes the queue");
+    assert!(refused(worker("{RedrivePolicy: {deadLetterTargetArn: x}}", "{}")).contains("needs maxReceiveCount"));
+    let bundle =
+        worker("{}", "{EventInvokeConfig: {MaximumRetryAttempts: 1, DestinationConfig: {OnFailure: {Type: SQS}}}}")
+            .expect("SAM makes the queue");
     let failure = &bundle.functions[0].on_async_failure;
-    assert_eq!(
-        (failure.max_retries, failure.max_age.as_secs()),
-        (1, 21_600)
-    );
+    assert_eq!((failure.max_retries, failure.max_age.as_secs()), (1, 21_600));
     let name = "WorkerEventInvokeConfigOnFailureQueue";
-    assert_eq!(
-        failure.destination,
-        Some(format!("arn:aws:sqs:us-east-1:000000000000:{name}"))
-    );
+    assert_eq!(failure.destination, Some(format!("arn:aws:sqs:us-east-1:000000000000:{name}")));
     assert!(bundle.queues.iter().any(|queue| queue.name == name));
 }
 
 #[test]
 fn an_environment_beyond_4_kb_is_refused() {
     let value = "x".repeat(4_090);
-    let function = |value: &str| {
-        worker(
-            "{}",
-            &format!("{{Environment: {{Variables: {{LARGE: {value}}}}}}}"),
-        )
-    };
+    let function = |value: &str| worker("{}", &format!("{{Environment: {{Variables: {{LARGE: {value}}}}}}}"));
     assert!(function(&value).is_ok());
     assert!(refused(function(&format!("{value}xx"))).contains("exceeded the 4KB limit"));
 }
@@ -461,9 +327,7 @@ fn an_environment_beyond_4_kb_is_refused() {
 fn broken_yaml_is_told_with_its_place() {
     let message = refused(resolve_with("Resources:\n  A: [1, 2\n  B: }\n", &[]));
     assert!(message.starts_with("t.yaml:3:"), "{message}");
-    assert!(
-        refused(resolve_with("Resources:\n  A: {}\n  A: {}\n", &[])).contains("duplicated key")
-    );
+    assert!(refused(resolve_with("Resources:\n  A: {}\n  A: {}\n", &[])).contains("duplicated key"));
     assert!(refused(resolve_with("Outputs: {}\n", &[])).contains("needs a map of Resources"));
 }
 
@@ -483,10 +347,7 @@ Outputs:
     let needed = text.replace("Role: !GetAtt Role.Arn}", "Timeout: !ImportValue seconds}");
     let message = refused(resolve_with(&needed, &[]));
     assert!(message.starts_with("t.yaml:7:"), "{message}");
-    assert!(
-        message.contains("ImportValue cannot be resolved on one machine"),
-        "{message}"
-    );
+    assert!(message.contains("ImportValue cannot be resolved on one machine"), "{message}");
 }
 
 #[test]

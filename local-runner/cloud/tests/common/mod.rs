@@ -7,9 +7,5 @@ use std::os::unix::fs::PermissionsExt;
 
 /// A temporary folder that other users can pass, as the state of a root process needs.
 pub(crate) fn open_temp_dir() -> tempfile::TempDir {
-    tempfile::Builder::new()
-        .prefix("nightshift-")
-        .permissions(Permissions::from_mode(0o711))
-        .tempdir()
-        .unwrap()
+    tempfile::Builder::new().prefix("nightshift-").permissions(Permissions::from_mode(0o711)).tempdir().unwrap()
 }

@@ -53,39 +53,26 @@ impl Double {
 
     /// Bodies of each invocation.
     pub fn batches(&self) -> Vec<Vec<String>> {
-        let bodies = |event: &Value| {
-            records(event)
-                .iter()
-                .map(|record| record["body"].as_str().unwrap().to_owned())
-                .collect()
-        };
+        let bodies =
+            |event: &Value| records(event).iter().map(|record| record["body"].as_str().unwrap().to_owned()).collect();
         self.events().iter().map(bodies).collect()
     }
 
     pub async fn was_invoked(&self, times: usize) {
-        eventually(&format!("{times} invocations"), async || {
-            self.events().len() >= times
-        })
-        .await;
+        eventually(&format!("{times} invocations"), async || self.events().len() >= times).await;
     }
 }
 
 impl Invoke for Double {
     async fn invoke(&self, function_arn: &str, payload: Bytes) -> Outcome {
-        assert_eq!(
-            function_arn,
-            "arn:aws:lambda:us-east-1:000000000000:function:worker"
-        );
+        assert_eq!(function_arn, "arn:aws:lambda:us-east-1:000000000000:function:worker");
         let event: Value = serde_json::from_slice(&payload).expect("an event is JSON");
         let number = {
             let mut events = self.events.lock().unwrap();
             events.push(event.clone());
             events.len() - 1
         };
-        self.peak.fetch_max(
-            self.running.fetch_add(1, Ordering::SeqCst) + 1,
-            Ordering::SeqCst,
-        );
+        self.peak.fetch_max(self.running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         let outcome = (self.behaviour)(number, event).await;
         self.running.fetch_sub(1, Ordering::SeqCst);
         outcome
@@ -117,11 +104,7 @@ pub fn function() -> Function {
         memory_mib: 128,
         environment: BTreeMap::new(),
         reserved_concurrency: None,
-        on_async_failure: AsyncFailure {
-            max_retries: 2,
-            max_age: Duration::from_secs(60),
-            destination: None,
-        },
+        on_async_failure: AsyncFailure { max_retries: 2, max_age: Duration::from_secs(60), destination: None },
         invoke_at_start: false,
         event_sources: Vec::new(),
         schedules: Vec::new(),
@@ -137,23 +120,14 @@ pub struct Served {
 
 pub fn serve(queues: &Queues, source: EventSource, double: &Double, drain: Duration) -> Served {
     let stop = CancellationToken::new();
-    let task = tokio::spawn(event_source::run(
-        source,
-        function(),
-        queues.sqs.clone(),
-        double.clone(),
-        stop.clone(),
-        drain,
-    ));
+    let task =
+        tokio::spawn(event_source::run(source, function(), queues.sqs.clone(), double.clone(), stop.clone(), drain));
     Served { stop, task }
 }
 
 impl Served {
     pub async fn stop(self) {
         self.stop.cancel();
-        tokio::time::timeout(Duration::from_secs(10), self.task)
-            .await
-            .expect("ends in time")
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(10), self.task).await.expect("ends in time").unwrap();
     }
 }

@@ -16,21 +16,13 @@ use serde_json::Value;
 pub(crate) fn example(name: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     let test = std::env::current_exe().expect("the test knows where it is");
-    let profile = test
-        .ancestors()
-        .nth(2)
-        .expect("tests stand in target/PROFILE/deps");
+    let profile = test.ancestors().nth(2).expect("tests stand in target/PROFILE/deps");
     BUILT.get_or_init(|| {
         // `cargo test --test NAME` builds no examples.
         let status = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--package", "local-cloud", "--examples"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env(
-                "CARGO_TARGET_DIR",
-                profile
-                    .parent()
-                    .expect("the profile stands in the target folder"),
-            )
+            .env("CARGO_TARGET_DIR", profile.parent().expect("the profile stands in the target folder"))
             .status()
             .expect("cargo starts");
         assert!(status.success(), "the examples of local-cloud do not build");
@@ -48,11 +40,7 @@ pub(crate) fn probe() -> Function {
         memory_mib: 128,
         environment: BTreeMap::new(),
         reserved_concurrency: None,
-        on_async_failure: AsyncFailure {
-            max_retries: 2,
-            max_age: Duration::from_secs(3600),
-            destination: None,
-        },
+        on_async_failure: AsyncFailure { max_retries: 2, max_age: Duration::from_secs(3600), destination: None },
         invoke_at_start: false,
         event_sources: Vec::new(),
         schedules: Vec::new(),
@@ -65,13 +53,8 @@ pub(crate) async fn start(function: Function) -> Lambda {
 }
 
 pub(crate) async fn start_with(function: Function, options: LambdaOptions) -> Lambda {
-    let functions = vec![LambdaFunction {
-        function,
-        executable: example("probe-function"),
-    }];
-    Lambda::start(functions, options)
-        .await
-        .expect("the local cloud starts")
+    let functions = vec![LambdaFunction { function, executable: example("probe-function") }];
+    Lambda::start(functions, options).await.expect("the local cloud starts")
 }
 
 /// Waits until `look` finds something, and fails after ten seconds.
@@ -115,44 +98,22 @@ impl Reply {
 }
 
 /// Sends a request to `http://ADDRESS/PATH`.
-pub(crate) async fn send(
-    method: &str,
-    url: &str,
-    headers: &[(&str, &str)],
-    body: impl Into<bytes::Bytes>,
-) -> Reply {
+pub(crate) async fn send(method: &str, url: &str, headers: &[(&str, &str)], body: impl Into<bytes::Bytes>) -> Reply {
     use http_body_util::{BodyExt, Full};
-    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
-        .build_http();
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
     let mut request = http::Request::builder().method(method).uri(url);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request
-        .body(Full::new(body.into()))
-        .expect("the request is well-formed");
-    let (parts, body) = client
-        .request(request)
-        .await
-        .expect("the server answers")
-        .into_parts();
-    let body = body
-        .collect()
-        .await
-        .expect("the answer is complete")
-        .to_bytes();
-    Reply {
-        status: parts.status.as_u16(),
-        headers: parts.headers,
-        body,
-    }
+    let request = request.body(Full::new(body.into())).expect("the request is well-formed");
+    let (parts, body) = client.request(request).await.expect("the server answers").into_parts();
+    let body = body.collect().await.expect("the answer is complete").to_bytes();
+    Reply { status: parts.status.as_u16(), headers: parts.headers, body }
 }
 
 /// Serves a router on a free port and returns `http://127.0.0.1:PORT`.
 pub(crate) async fn serve(router: axum::Router) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port is free");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let url = format!("http://{}", listener.local_addr().expect("it is bound"));
     let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
     tokio::spawn(async move { axum::serve(listener, service).await });

@@ -1,11 +1,6 @@
 //! What the tests of queues share: queues under a prefix of their own in a real Redis, and a way to lose that Redis.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    clippy::unwrap_used,
-    reason = "each test file uses a part of this"
-)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part of this")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -41,9 +36,7 @@ impl Queues {
         let prefix = format!("test:{}:", uuid::Uuid::new_v4());
         let sqs = Sqs::connect_with_movable_clock(url, &prefix, PUBLIC_URL)
             .await
-            .expect(
-                "these tests need a Redis; REDIS_URL names another than redis://127.0.0.1:6379/15",
-            );
+            .expect("these tests need a Redis; REDIS_URL names another than redis://127.0.0.1:6379/15");
         Self { sqs, prefix }
     }
 
@@ -54,20 +47,13 @@ impl Queues {
     }
 
     pub async fn ensure(&self, name: &str, attributes: &[(&str, &str)]) {
-        self.sqs
-            .ensure_queue(&queue(name, attributes))
-            .await
-            .expect("a valid queue");
+        self.sqs.ensure_queue(&queue(name, attributes)).await.expect("a valid queue");
     }
 
     pub async fn call(&self, operation: &str, request: Value) -> Result<Value, Refusal> {
-        let response = self
-            .sqs
-            .handle(operation, Bytes::from(request.to_string()))
-            .await;
+        let response = self.sqs.handle(operation, Bytes::from(request.to_string())).await;
         let (parts, body) = response.into_parts();
-        let body: Value =
-            serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+        let body: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
         assert_eq!(parts.headers["content-type"], "application/x-amz-json-1.0");
         if parts.status == StatusCode::OK {
             return Ok(body);
@@ -75,23 +61,14 @@ impl Queues {
         let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
         Err(Refusal {
             status: parts.status.as_u16(),
-            kind: text("__type")
-                .rsplit('#')
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
-            code: parts.headers["x-amzn-query-error"]
-                .to_str()
-                .unwrap()
-                .to_owned(),
+            kind: text("__type").rsplit('#').next().unwrap_or_default().to_owned(),
+            code: parts.headers["x-amzn-query-error"].to_str().unwrap().to_owned(),
             message: text("message"),
         })
     }
 
     pub async fn ok(&self, operation: &str, request: Value) -> Value {
-        self.call(operation, request)
-            .await
-            .unwrap_or_else(|refusal| panic!("{operation}: {refusal:?}"))
+        self.call(operation, request).await.unwrap_or_else(|refusal| panic!("{operation}: {refusal:?}"))
     }
 
     pub async fn refused(&self, operation: &str, request: Value) -> Refusal {
@@ -102,10 +79,7 @@ impl Queues {
     }
 
     pub async fn send(&self, queue: &str, body: &str) -> String {
-        self.sqs
-            .send(queue, body, Duration::ZERO)
-            .await
-            .expect("sent")
+        self.sqs.send(queue, body, Duration::ZERO).await.expect("sent")
     }
 
     /// Up to ten messages, with all their attributes.
@@ -119,10 +93,7 @@ impl Queues {
     }
 
     pub async fn advance(&self, seconds: u64) {
-        self.sqs
-            .advance_clock(Duration::from_secs(seconds))
-            .await
-            .expect("a movable clock");
+        self.sqs.advance_clock(Duration::from_secs(seconds)).await.expect("a movable clock");
     }
 
     /// Visible, in flight, delayed.
@@ -140,10 +111,7 @@ impl Queues {
 fn keys(prefix: &str) -> Vec<String> {
     let client = redis::Client::open(redis_url()).unwrap();
     let mut connection = client.get_connection().unwrap();
-    redis::cmd("KEYS")
-        .arg(format!("{prefix}*"))
-        .query(&mut connection)
-        .unwrap()
+    redis::cmd("KEYS").arg(format!("{prefix}*")).query(&mut connection).unwrap()
 }
 
 impl Drop for Queues {
@@ -167,15 +135,9 @@ pub struct Refusal {
 }
 
 pub fn queue(name: &str, attributes: &[(&str, &str)]) -> Queue {
-    let attributes: BTreeMap<_, _> = attributes
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect();
-    Queue {
-        logical_id: name.to_owned(),
-        name: name.to_owned(),
-        attributes,
-    }
+    let attributes: BTreeMap<_, _> =
+        attributes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Queue { logical_id: name.to_owned(), name: name.to_owned(), attributes }
 }
 
 pub fn url(queue: &str) -> String {
@@ -204,10 +166,7 @@ pub fn numbered(count: usize, entry: impl Fn(usize) -> Value) -> Value {
 
 /// Bodies in alphabetical order.
 pub fn bodies(messages: &[Value]) -> Vec<&str> {
-    let mut bodies: Vec<_> = messages
-        .iter()
-        .map(|message| message["Body"].as_str().unwrap())
-        .collect();
+    let mut bodies: Vec<_> = messages.iter().map(|message| message["Body"].as_str().unwrap()).collect();
     bodies.sort_unstable();
     bodies
 }
@@ -216,10 +175,7 @@ pub fn bodies(messages: &[Value]) -> Vec<&str> {
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while !condition().await {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "not within ten seconds: {what}"
-        );
+        assert!(tokio::time::Instant::now() < deadline, "not within ten seconds: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

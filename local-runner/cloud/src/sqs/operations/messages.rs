@@ -45,19 +45,11 @@ pub(super) async fn receive(sqs: &Sqs, request: Receive) -> Result<Value> {
         1..=10,
         "Must be between 1 and 10, if provided.",
     )?;
-    let wait = within(
-        "WaitTimeSeconds",
-        request.wait_time_seconds,
-        0..=20,
-        "Must be >= 0 and <= 20, if provided.",
-    )?;
+    let wait = within("WaitTimeSeconds", request.wait_time_seconds, 0..=20, "Must be >= 0 and <= 20, if provided.")?;
     let visibility = checked_visibility(request.visibility_timeout)?;
     let mut system = request.attribute_names.unwrap_or_default();
     system.extend(request.message_system_attribute_names.unwrap_or_default());
-    if let Some(name) = system
-        .iter()
-        .find(|name| *name != "All" && !SYSTEM_ATTRIBUTES.contains(&name.as_str()))
-    {
+    if let Some(name) = system.iter().find(|name| *name != "All" && !SYSTEM_ATTRIBUTES.contains(&name.as_str())) {
         return Err(attributes::unknown(name));
     }
     let asked = request.message_attribute_names.unwrap_or_default();
@@ -65,38 +57,19 @@ pub(super) async fn receive(sqs: &Sqs, request: Receive) -> Result<Value> {
     let wait = wait.map(|seconds| Duration::from_secs(seconds.into()));
     let most = most.unwrap_or(1) as usize;
     // A client that hangs up ends the waiting: its request is dropped.
-    let received = sqs
-        .receive(&queue, most, visibility, wait, &CancellationToken::new())
-        .await?;
-    let messages: Vec<Value> = received
-        .messages
-        .into_iter()
-        .map(|message| shown(message, &system, &asked))
-        .collect();
-    Ok(if messages.is_empty() {
-        json!({})
-    } else {
-        json!({"Messages": messages})
-    })
+    let received = sqs.receive(&queue, most, visibility, wait, &CancellationToken::new()).await?;
+    let messages: Vec<Value> = received.messages.into_iter().map(|message| shown(message, &system, &asked)).collect();
+    Ok(if messages.is_empty() { json!({}) } else { json!({"Messages": messages}) })
 }
 
 fn checked_visibility(value: Option<i64>) -> Result<Option<u32>> {
-    within(
-        "VisibilityTimeout",
-        value,
-        0..=43_200,
-        "Must be >= 0 and <= 43200, if provided.",
-    )
+    within("VisibilityTimeout", value, 0..=43_200, "Must be >= 0 and <= 43200, if provided.")
 }
 
 /// The message with those attributes that were asked for.
 fn shown(received: Received, system: &[String], asked: &[String]) -> Value {
     let mut chosen = received.system_attributes();
-    chosen.retain(|name, _| {
-        system
-            .iter()
-            .any(|wanted| wanted == "All" || wanted == name)
-    });
+    chosen.retain(|name, _| system.iter().any(|wanted| wanted == "All" || wanted == name));
     let mut own = received.message.attributes;
     own.retain(|name, _| is_asked_for(name, asked));
 
@@ -122,10 +95,7 @@ impl Received {
             ("SenderId", SENDER_ID.to_owned()),
             ("SentTimestamp", self.sent_ms.to_string()),
             ("ApproximateReceiveCount", self.receive_count.to_string()),
-            (
-                "ApproximateFirstReceiveTimestamp",
-                self.first_received_ms.to_string(),
-            ),
+            ("ApproximateFirstReceiveTimestamp", self.first_received_ms.to_string()),
         ]);
         for (name, value) in [
             ("AWSTraceHeader", &self.message.trace),
@@ -161,10 +131,7 @@ pub(super) async fn delete(sqs: &Sqs, request: Delete) -> Result<Value> {
             return Err(error);
         }
     };
-    sqs.inner
-        .store
-        .delete_messages(&queue, &[&receipt.message_id])
-        .await?;
+    sqs.inner.store.delete_messages(&queue, &[&receipt.message_id]).await?;
     Ok(json!({}))
 }
 
@@ -187,15 +154,11 @@ struct Entry {
 pub(super) async fn delete_batch(sqs: &Sqs, request: Batch) -> Result<Value> {
     let queue = queue_of(request.queue_url)?;
     let entries = request.entries.unwrap_or_default();
-    batch::check(
-        "DeleteMessageBatchRequestEntry",
-        entries.iter().map(|entry| entry.id.as_str()),
-    )?;
+    batch::check("DeleteMessageBatchRequestEntry", entries.iter().map(|entry| entry.id.as_str()))?;
     let mut answer = batch::Answer::default();
     let mut messages = Vec::new();
     for entry in entries {
-        let receipt = required("ReceiptHandle", entry.receipt_handle)
-            .and_then(|handle| Receipt::read(&queue, &handle));
+        let receipt = required("ReceiptHandle", entry.receipt_handle).and_then(|handle| Receipt::read(&queue, &handle));
         match receipt {
             Ok(receipt) => {
                 messages.push(receipt.message_id);
@@ -228,24 +191,17 @@ pub(super) async fn change_visibility(sqs: &Sqs, request: ChangeVisibility) -> R
             return Err(error);
         }
     };
-    let changed = sqs
-        .inner
-        .store
-        .change_visibility(&queue, &[(&receipt.message_id, seconds)])
-        .await?;
+    let changed = sqs.inner.store.change_visibility(&queue, &[(&receipt.message_id, seconds)]).await?;
     if seconds == 0 {
         sqs.ring(&queue);
     }
-    changed
-        .first()
-        .map_or(Ok(()), |changed| outcome(*changed, &handle))?;
+    changed.first().map_or(Ok(()), |changed| outcome(*changed, &handle))?;
     Ok(json!({}))
 }
 
 fn required_visibility(value: Option<i64>) -> Result<u32> {
-    checked_visibility(value)?.ok_or_else(|| {
-        Fault::MissingParameter.because("The request must contain the parameter VisibilityTimeout.")
-    })
+    checked_visibility(value)?
+        .ok_or_else(|| Fault::MissingParameter.because("The request must contain the parameter VisibilityTimeout."))
 }
 
 fn outcome(changed: Changed, handle: &str) -> Result<(), SqsError> {
@@ -262,30 +218,20 @@ fn outcome(changed: Changed, handle: &str) -> Result<(), SqsError> {
 pub(super) async fn change_visibility_batch(sqs: &Sqs, request: Batch) -> Result<Value> {
     let queue = queue_of(request.queue_url)?;
     let entries = request.entries.unwrap_or_default();
-    batch::check(
-        "ChangeMessageVisibilityBatchRequestEntry",
-        entries.iter().map(|entry| entry.id.as_str()),
-    )?;
+    batch::check("ChangeMessageVisibilityBatchRequestEntry", entries.iter().map(|entry| entry.id.as_str()))?;
     let mut answer = batch::Answer::default();
     let mut good = Vec::new();
     for entry in entries {
         let checked = required("ReceiptHandle", entry.receipt_handle).and_then(|handle| {
             let receipt = Receipt::read(&queue, &handle)?;
-            Ok((
-                handle,
-                receipt.message_id,
-                required_visibility(entry.visibility_timeout)?,
-            ))
+            Ok((handle, receipt.message_id, required_visibility(entry.visibility_timeout)?))
         });
         match checked {
             Ok((handle, message, seconds)) => good.push((entry.id, handle, message, seconds)),
             Err(error) => answer.failure(&entry.id, error)?,
         }
     }
-    let timeouts: Vec<(&str, u32)> = good
-        .iter()
-        .map(|(_, _, message, seconds)| (message.as_str(), *seconds))
-        .collect();
+    let timeouts: Vec<(&str, u32)> = good.iter().map(|(_, _, message, seconds)| (message.as_str(), *seconds)).collect();
     let changed = sqs.inner.store.change_visibility(&queue, &timeouts).await?;
     sqs.ring(&queue);
     for ((id, handle, ..), changed) in good.iter().zip(changed) {

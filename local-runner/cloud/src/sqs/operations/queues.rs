@@ -52,27 +52,15 @@ pub(super) struct List {
 }
 
 pub(super) async fn list(sqs: &Sqs, request: List) -> Result<Value> {
-    let most = within(
-        "MaxResults",
-        request.max_results,
-        1..=1000,
-        "Must be between 1 and 1000, if provided.",
-    )?;
+    let most = within("MaxResults", request.max_results, 1..=1000, "Must be between 1 and 1000, if provided.")?;
     let page = most.unwrap_or(1000) as usize;
     let prefix = request.queue_name_prefix.unwrap_or_default();
-    let mut names = sqs
-        .inner
-        .store
-        .list(&prefix, request.next_token.as_deref(), page + 1)
-        .await?;
+    let mut names = sqs.inner.store.list(&prefix, request.next_token.as_deref(), page + 1).await?;
     let more = names.len() > page;
     names.truncate(page);
     let mut answer = serde_json::Map::new();
     if !names.is_empty() {
-        answer.insert(
-            "QueueUrls".to_owned(),
-            names.iter().map(|name| sqs.url(name)).collect(),
-        );
+        answer.insert("QueueUrls".to_owned(), names.iter().map(|name| sqs.url(name)).collect());
     }
     // AWS pages only for those who say how many they want.
     if more && most.is_some() {
@@ -92,34 +80,21 @@ pub(super) async fn get_attributes(sqs: &Sqs, request: GetAttributes) -> Result<
     let queue = queue_of(request.queue_url)?;
     let names = request.attribute_names.unwrap_or_default();
     let described = sqs.inner.store.describe(&queue).await?;
-    if let Some(name) = names
-        .iter()
-        .find(|name| *name != "All" && !attributes::is_known(name))
-    {
+    if let Some(name) = names.iter().find(|name| *name != "All" && !attributes::is_known(name)) {
         return Err(attributes::unknown(name));
     }
     let mut all = described.attributes;
     all.insert("QueueArn".to_owned(), arn(&queue));
     for (name, count) in [
         ("ApproximateNumberOfMessages", described.counts.visible),
-        (
-            "ApproximateNumberOfMessagesDelayed",
-            described.counts.delayed,
-        ),
-        (
-            "ApproximateNumberOfMessagesNotVisible",
-            described.counts.in_flight,
-        ),
+        ("ApproximateNumberOfMessagesDelayed", described.counts.delayed),
+        ("ApproximateNumberOfMessagesNotVisible", described.counts.in_flight),
     ] {
         all.insert(name.to_owned(), count.to_string());
     }
     let every = names.iter().any(|name| name == "All");
     all.retain(|name, _| every || names.contains(name));
-    Ok(if all.is_empty() {
-        json!({})
-    } else {
-        json!({"Attributes": all})
-    })
+    Ok(if all.is_empty() { json!({}) } else { json!({"Attributes": all}) })
 }
 
 #[derive(Deserialize)]
@@ -132,9 +107,7 @@ pub(super) struct SetAttributes {
 pub(super) async fn set_attributes(sqs: &Sqs, request: SetAttributes) -> Result<Value> {
     let queue = queue_of(request.queue_url)?;
     let Some(given) = request.attributes.filter(|given| !given.is_empty()) else {
-        return Err(
-            Fault::MissingParameter.because("The request must contain the parameter Attributes.")
-        );
+        return Err(Fault::MissingParameter.because("The request must contain the parameter Attributes."));
     };
     let given = attributes::checked(&queue, &given)?;
     check_dead_letter_queue(sqs, &given).await?;
@@ -150,10 +123,7 @@ async fn check_dead_letter_queue(sqs: &Sqs, given: &BTreeMap<String, String>) ->
     match sqs.inner.store.describe(target).await {
         Ok(_) => Ok(()),
         Err(SqsError::NoSuchQueue(_)) => {
-            let policy = given
-                .get("RedrivePolicy")
-                .map(String::as_str)
-                .unwrap_or_default();
+            let policy = given.get("RedrivePolicy").map(String::as_str).unwrap_or_default();
             Err(Fault::InvalidParameterValue.because(format!(
                 "Value {policy} for parameter RedrivePolicy is invalid. Reason: Dead letter target does not exist."
             )))
@@ -179,8 +149,7 @@ pub(super) async fn purge(sqs: &Sqs, request: OfQueue) -> Result<Value> {
     let queue = queue_of(request.queue_url)?;
     match sqs.inner.store.purge(&queue, true).await? {
         Purged::Messages(_) => Ok(json!({})),
-        Purged::TooSoon => Err(Fault::PurgeQueueInProgress.because(format!(
-            "Only one PurgeQueue operation on {queue} is allowed every 60 seconds."
-        ))),
+        Purged::TooSoon => Err(Fault::PurgeQueueInProgress
+            .because(format!("Only one PurgeQueue operation on {queue} is allowed every 60 seconds."))),
     }
 }

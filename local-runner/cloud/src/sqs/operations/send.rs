@@ -51,12 +51,7 @@ struct Message {
 
 impl Message {
     fn checked(self) -> Result<(Stored, Option<Duration>)> {
-        let delay = within(
-            "DelaySeconds",
-            self.delay_seconds,
-            0..=900,
-            "DelaySeconds must be >= 0 and <= 900.",
-        )?;
+        let delay = within("DelaySeconds", self.delay_seconds, 0..=900, "DelaySeconds must be >= 0 and <= 900.")?;
         if let Some(id) = self.message_deduplication_id {
             return Err(Fault::InvalidParameterValue.because(format!(
                 "Value {id} for parameter MessageDeduplicationId is invalid. Reason: The request include parameter that is not valid for this queue type."
@@ -73,19 +68,13 @@ impl Message {
         let mut system = self.message_system_attributes.unwrap_or_default();
         let trace = system.remove(TRACE_HEADER);
         if let Some(name) = system.keys().next() {
-            return Err(Fault::InvalidParameterValue.because(format!("Message system attribute name '{name}' is invalid: only {TRACE_HEADER} can be sent.")));
+            return Err(Fault::InvalidParameterValue.because(format!(
+                "Message system attribute name '{name}' is invalid: only {TRACE_HEADER} can be sent."
+            )));
         }
         let body = self.message_body.unwrap_or_default();
-        let stored = Stored::checked(
-            body,
-            self.message_attributes.unwrap_or_default(),
-            trace,
-            self.message_group_id,
-        )?;
-        Ok((
-            stored,
-            delay.map(|seconds| Duration::from_secs(seconds.into())),
-        ))
+        let stored = Stored::checked(body, self.message_attributes.unwrap_or_default(), trace, self.message_group_id)?;
+        Ok((stored, delay.map(|seconds| Duration::from_secs(seconds.into()))))
     }
 }
 
@@ -112,12 +101,7 @@ pub(super) async fn one(sqs: &Sqs, request: One) -> Result<Value> {
     let (message, delay) = request.message.checked()?;
     let id = new_id();
     let answer = receipt(&id, &message);
-    let new = NewMessage {
-        id,
-        size: message.size(),
-        message: &message,
-        delay,
-    };
+    let new = NewMessage { id, size: message.size(), message: &message, delay };
     match sqs.post(&queue, vec![new]).await?.first() {
         Some(Err(limit)) => Err(too_long(*limit)),
         _ => Ok(answer.into()),
@@ -127,10 +111,7 @@ pub(super) async fn one(sqs: &Sqs, request: One) -> Result<Value> {
 pub(super) async fn batch(sqs: &Sqs, request: Batch) -> Result<Value> {
     let queue = queue_of(request.queue_url)?;
     let entries = request.entries.unwrap_or_default();
-    batches::check(
-        "SendMessageBatchRequestEntry",
-        entries.iter().map(|entry| entry.id.as_str()),
-    )?;
+    batches::check("SendMessageBatchRequestEntry", entries.iter().map(|entry| entry.id.as_str()))?;
 
     let mut answer = batches::Answer::default();
     let mut good = Vec::new();
@@ -148,12 +129,7 @@ pub(super) async fn batch(sqs: &Sqs, request: Batch) -> Result<Value> {
     }
     let new = good
         .iter()
-        .map(|(_, id, message, delay)| NewMessage {
-            id: id.clone(),
-            size: message.size(),
-            message,
-            delay: *delay,
-        })
+        .map(|(_, id, message, delay)| NewMessage { id: id.clone(), size: message.size(), message, delay: *delay })
         .collect();
     for ((entry, id, message, _), stored) in good.iter().zip(sqs.post(&queue, new).await?) {
         match stored {
