@@ -224,7 +224,7 @@ async fn record(
         where d.id = o.id
             and (
                 (d.attempt_token = $6 and d.state in ('sending', 'uncertain'))
-                or ($7 and d.batch_id = $8 and d.state in ('pending', 'deferred'))
+                or ($7 and d.batch_id = $8 and d.state in ('pending', 'deferred') and o.state in ('refused', 'deferred'))
             )
         "#,
         &ids,
