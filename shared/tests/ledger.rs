@@ -142,7 +142,9 @@ impl Worker<'_> {
 async fn planning_makes_one_delivery_per_address_and_suppresses_at_once(db: PgPool) {
     let ledger = Ledger::with_draft(db, &["ann@a.test", "bob@a.test", "ANN@a.test", "cid@a.test", "dan@a.test"]).await;
     let bob = ["bob@a.test".parse().expect("address")];
-    suppressions::add(&mut ledger.db.acquire().await.expect("connection"), &bob, "spring", "manual").await.expect("add");
+    suppressions::add(&mut ledger.db.acquire().await.expect("connection"), &bob, "spring", "manual")
+        .await
+        .expect("add");
     campaigns::start(&ledger.db, ledger.campaign, Utc::now()).await.expect("start");
     let planned = ledger.plan(3).await;
     assert_eq!((planned.deliveries, planned.duplicates, planned.suppressed, planned.batches), (4, 1, 1, 2));
@@ -267,7 +269,9 @@ async fn an_unsubscribed_recipient_is_stopped_at_the_gate(db: PgPool) {
 async fn a_limit_defers_what_is_over_it_with_a_reason(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@b.test", "cid@b.test"]).await;
     ledger
-        .execute("insert into nightshift.limits (scope, subject, period, maximum) values ('domain', 'b.test', 'day', 1)")
+        .execute(
+            "insert into nightshift.limits (scope, subject, period, maximum) values ('domain', 'b.test', 'day', 1)",
+        )
         .await;
     let worker = ledger.worker().await;
     let mut answers = vec![];
@@ -278,12 +282,11 @@ async fn a_limit_defers_what_is_over_it_with_a_reason(db: PgPool) {
         answers.push(answer);
     }
     assert_eq!(answers, [Answer::Admitted, Answer::Admitted, Answer::Denied(Denial::Limited)]);
-    let (state, reply, next): (String, String, DateTime<Utc>) = sqlx::query_as(
-        "select state, reply, next_attempt_at from nightshift.deliveries where email = 'cid@b.test'",
-    )
-    .fetch_one(&ledger.db)
-    .await
-    .expect("deferred");
+    let (state, reply, next): (String, String, DateTime<Utc>) =
+        sqlx::query_as("select state, reply, next_attempt_at from nightshift.deliveries where email = 'cid@b.test'")
+            .fetch_one(&ledger.db)
+            .await
+            .expect("deferred");
     assert_eq!(state, "deferred");
     assert_eq!(reply, "daily limit of domain b.test reached, continues 00:00 UTC");
     assert!(next > Utc::now());
@@ -324,8 +327,11 @@ async fn a_foreign_token_settles_nothing(db: PgPool) {
     assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
     let mut stranger = worker.claimed.clone();
     stranger.lease.token = Uuid::new_v4();
-    let settled =
-        vec![Settled { delivery_id: ledger.delivery("ann@a.test").await, outcome: Outcome::Sent, reply: String::new() }];
+    let settled = vec![Settled {
+        delivery_id: ledger.delivery("ann@a.test").await,
+        outcome: Outcome::Sent,
+        reply: String::new(),
+    }];
     let requests = [Request { slot: worker.slots[0], settled, next: None }];
     gate::pass(&ledger.db, &stranger.lease, &requests).await.expect("gate");
     assert_eq!(ledger.state("ann@a.test").await, "sending");
@@ -339,7 +345,9 @@ async fn an_uncertain_policy_decides_what_a_dead_connection_leaves(db: PgPool) {
             .execute("update nightshift.deliveries set state = 'pending', attempt_token = null, next_attempt_at = null")
             .await;
         ledger
-            .execute("update nightshift.smtp_connections set leased_until = null, lease_token = null, delivery_id = null")
+            .execute(
+                "update nightshift.smtp_connections set leased_until = null, lease_token = null, delivery_id = null",
+            )
             .await;
         ledger.execute("update nightshift.batches set leased_until = null, lease_token = null").await;
         sqlx::query("update nightshift.campaigns set uncertain_policy = $1")
