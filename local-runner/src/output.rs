@@ -4,18 +4,24 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::Result;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// A table with the given headings, fitted to the terminal.
 pub(crate) fn table<const N: usize>(headings: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_NO_BORDERS).set_content_arrangement(ContentArrangement::Dynamic);
+    let style = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+    table.load_style(style).set_content_arrangement(ContentArrangement::Dynamic);
     if !headings.is_empty() {
         table.set_header(headings);
     }
     table
+}
+
+/// A cell whose number lines up with those above and below.
+pub(crate) fn number(value: impl Display) -> Cell {
+    Cell::new(value).set_alignment(CellAlignment::Right)
 }
 
 /// Prints `value` as JSON on standard output.
@@ -29,12 +35,9 @@ pub(crate) fn or_dash<T: Display>(value: Option<T>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
 }
 
-/// `950 of 1000 (95.0 %)`.
-pub(crate) fn share(part: i64, whole: i64) -> String {
-    if whole == 0 {
-        return part.to_string();
-    }
-    format!("{part} ({:.1} %)", part as f64 * 100.0 / whole as f64)
+/// `95.0 %`; nothing of nothing is empty.
+pub(crate) fn percent(part: i64, whole: i64) -> String {
+    if whole == 0 { String::new() } else { format!("{:.1} %", part as f64 * 100.0 / whole as f64) }
 }
 
 /// A bar over `length` bytes or things; shows nothing where standard error is no terminal.

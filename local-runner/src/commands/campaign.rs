@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use chrono::Utc;
 use clap::{Args, Subcommand};
+use comfy_table::Cell;
 use shared::campaigns::{self, NewCampaign};
 use shared::doorbell::Doorbell;
 use shared::receipt::{self, Progress, Receipt};
@@ -327,9 +328,9 @@ fn print_receipt(receipt: &Receipt) {
         ("Rows imported", progress.imported),
         ("  the same address again", progress.duplicates),
     ] {
-        table.add_row([label.to_owned(), count.to_string()]);
+        table.add_row([Cell::new(label), output::number(count)]);
     }
-    table.add_row(["Planned".to_owned(), progress.planned.to_string()]);
+    table.add_row([Cell::new("Planned"), output::number(progress.planned)]);
     for (label, count) in [
         ("  sent", progress.sent),
         ("  refused", progress.refused),
@@ -338,7 +339,7 @@ fn print_receipt(receipt: &Receipt) {
         ("  uncertain", progress.uncertain),
         ("  still open", progress.open),
     ] {
-        table.add_row([label.to_owned(), output::share(count, progress.planned)]);
+        table.add_row([Cell::new(label), output::number(count), output::number(output::percent(count, progress.planned))]);
     }
     println!("{table}");
     println!(
@@ -362,7 +363,11 @@ fn print_receipt(receipt: &Receipt) {
                 Some(cause) => format!("{} ({cause})", reason.state),
                 None => reason.state.clone(),
             };
-            table.add_row([state, reason.count.to_string(), output::or_dash(reason.reply.as_ref())]);
+            table.add_row([
+                Cell::new(state),
+                output::number(reason.count),
+                Cell::new(output::or_dash(reason.reply.as_ref())),
+            ]);
         }
         println!("{table}");
     }

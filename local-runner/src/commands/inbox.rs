@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use comfy_table::Cell;
 use local_cloud::inbox::{Filter, Mailbox};
 use mail_parser::{MessageParser, MimeHeaders};
 
@@ -60,11 +61,11 @@ fn list(filter: &Filter, json: bool, mailbox: &Mailbox) -> Result<()> {
     let mut table = output::table(["No.", "Arrived", "To", "Subject", "Bytes"]);
     for mail in &mails {
         table.add_row([
-            mail.id.to_string(),
-            mail.arrived.format("%F %T").to_string(),
-            mail.envelope.to.join(", "),
-            mail.subject.clone(),
-            mail.size.to_string(),
+            output::number(mail.id),
+            Cell::new(mail.arrived.format("%F %T")),
+            Cell::new(mail.envelope.to.join(", ")),
+            Cell::new(&mail.subject),
+            output::number(mail.size),
         ]);
     }
     println!("{table}");
