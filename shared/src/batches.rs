@@ -50,7 +50,7 @@ pub struct Claimed {
     pub campaign_id: Option<i64>,
 }
 
-/// Takes the lease of a batch; `None` when it is finished, gone or held by another.
+/// Takes the lease of a batch; `None` when it is finished, gone, held by another, or its campaign is not being sent.
 pub async fn claim(
     db: impl PgExecutor<'_>,
     batch_id: i64,
@@ -66,6 +66,10 @@ pub async fn claim(
         where id = $1
             and finished_at is null
             and (leased_until is null or leased_until <= clock_timestamp())
+            and (
+                campaign_id is null
+                or exists (select from nightshift.campaigns c where c.id = campaign_id and c.status = 'sending')
+            )
         returning id, account_id, campaign_id
         "#,
         batch_id,
@@ -180,7 +184,13 @@ pub async fn release(
     let row = sqlx::query!(
         r#"
         with open as (
-            select min(coalesce(next_attempt_at, now())) as next
+            select min(
+                case
+                    -- its outcome could not be recorded: whoever settles dead connections decides, a little later
+                    when state = 'sending' then now() + interval '30 seconds'
+                    else coalesce(next_attempt_at, now())
+                end
+            ) as next
             from nightshift.deliveries
             where batch_id = $1
                 and state in ('pending', 'deferred', 'sending')

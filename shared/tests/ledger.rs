@@ -414,3 +414,11 @@ async fn a_tick_runs_once_and_again_only_after_it_failed(db: PgPool) {
     assert_eq!(start().await.expect("fourth"), None, "it succeeded");
     assert!(evidence(&db, "job").await.expect("evidence").last_success.is_some());
 }
+
+#[sqlx::test(migrator = "shared::database::MIGRATOR")]
+async fn a_batch_of_a_paused_campaign_is_not_claimed(db: PgPool) {
+    let ledger = Ledger::sending(db, &["ann@a.test"]).await;
+    campaigns::pause(&ledger.db, ledger.campaign, "because").await.expect("pause");
+    let batch = ledger.batches().await[0];
+    assert!(batches::claim(&ledger.db, batch, Uuid::new_v4(), LEASE).await.expect("claim").is_none());
+}

@@ -66,6 +66,16 @@ pub(crate) enum Stop {
     Broken(String),
 }
 
+impl Stop {
+    /// What is left can be sent without anybody's doing. Otherwise ringing at once would only go round in circles.
+    pub(crate) fn goes_on_by_itself(&self) -> bool {
+        match self {
+            Self::Deadline | Self::Account(_) | Self::Provider(_) => true,
+            Self::LeaseLost | Self::Paused | Self::Message(_) | Self::Broken(_) => false,
+        }
+    }
+}
+
 /// What came of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Report {

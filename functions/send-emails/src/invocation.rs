@@ -31,9 +31,11 @@ const PROVIDER_PAUSE: f64 = 60.0;
 
 /// Sends what is due in the batch. A batch that cannot be claimed is somebody else's or done: nothing happens.
 pub async fn send_batch(ctx: &Ctx, batch_id: i64, deadline: Deadline) -> Result<Counts> {
+    // A dead function's mails in flight keep their batch open: settle them before working on what is left.
+    batches::settle_dead_connections(&ctx.db).await.context("settle dead connections")?;
     let token = Uuid::new_v4();
     let Some(claimed) = batches::claim(&ctx.db, batch_id, token, ctx.settings.timing.lease).await? else {
-        tracing::info!(batch.id = batch_id, "batch {batch_id} is finished or in other hands");
+        tracing::info!(batch.id = batch_id, "batch {batch_id} is finished, paused or in other hands");
         return Ok(Counts::default());
     };
     let run = job_runs::start(&ctx.db, JOB, Trigger::Queue, Duration::ZERO).await.context("open the job run")?;
@@ -70,7 +72,7 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
             Ok(password) => Some(password),
             Err(error) => {
                 let until = accounts::pause(&ctx.db, account_id, ACCOUNT_PAUSE, &format!("{error:#}")).await?;
-                give_back(ctx, &claimed, Some(until), false).await?;
+                give_back(ctx, &claimed, Left::untouched_until(Some(until))).await?;
                 return Err(error);
             }
         },
@@ -85,7 +87,7 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
     let mut next = Some(claimed);
     while let Some(claimed) = next.take() {
         if account.paused_until.is_some_and(|until| until > Utc::now()) {
-            give_back(ctx, &claimed, account.paused_until, true).await?;
+            give_back(ctx, &claimed, Left::untouched_until(account.paused_until)).await?;
             break;
         }
         let content = match campaign.take() {
@@ -104,7 +106,7 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
             .await
             .context("take connection slots")?;
             if slots.is_empty() {
-                give_back(ctx, &claimed, Some(Utc::now() + NO_SLOT_PAUSE), true).await?;
+                give_back(ctx, &claimed, Left::untouched_until(Some(Utc::now() + NO_SLOT_PAUSE))).await?;
                 break;
             }
             lines = slots.into_iter().map(Line::new).collect();
@@ -115,7 +117,12 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         let report = Box::pin(batch::run(&work, &mut lines)).await;
         counts += report.counts;
         let not_before = carry_out(ctx, &account, &claimed, report.stop.as_ref()).await?;
-        give_back(ctx, &claimed, not_before, report.counts != Counts::default()).await?;
+        let left = Left {
+            not_before,
+            progressed: report.counts != Counts::default(),
+            goes_on: report.stop.as_ref().is_none_or(Stop::goes_on_by_itself),
+        };
+        give_back(ctx, &claimed, left).await?;
         match report.stop {
             None if started.elapsed() < GO_ON_FOR && !deadline.soft_passed() => {
                 next = batches::claim_next(&ctx.db, claimed.campaign_id, account_id, token, lasts).await?;
@@ -171,12 +178,33 @@ async fn carry_out(
     Ok(Some(until))
 }
 
-/// Releases the batch, and rings it again for the moment when something in it is due.
-async fn give_back(ctx: &Ctx, claimed: &Claimed, not_before: Option<DateTime<Utc>>, progressed: bool) -> Result<()> {
+/// How work on a batch ended.
+struct Left {
+    /// Not to be tried again before, whatever its deliveries say.
+    not_before: Option<DateTime<Utc>>,
+    /// Something was recorded, or there was no try at all.
+    progressed: bool,
+    /// What is left needs nobody's decision.
+    goes_on: bool,
+}
+
+impl Left {
+    fn untouched_until(until: Option<DateTime<Utc>>) -> Self {
+        Self { not_before: until, progressed: true, goes_on: true }
+    }
+}
+
+/// Releases the batch, and rings it again for the moment when something in it is due; not when it waits for a person,
+/// whose decision rings it.
+async fn give_back(ctx: &Ctx, claimed: &Claimed, left: Left) -> Result<()> {
     let batch_id = claimed.lease.batch_id;
-    match batches::release(&ctx.db, &claimed.lease, not_before, progressed).await.context("release the batch")? {
+    match batches::release(&ctx.db, &claimed.lease, left.not_before, left.progressed)
+        .await
+        .context("release the batch")?
+    {
         Released::Finished => tracing::debug!(batch.id = batch_id, "batch {batch_id} is finished"),
         Released::NotHeld => tracing::warn!(batch.id = batch_id, "the lease of batch {batch_id} was lost meanwhile"),
+        Released::DueAt(_) if !left.goes_on => {}
         Released::DueAt(due_at) => {
             if let Err(error) = batches::ring_at(&ctx.db, &ctx.email, batch_id, due_at, Utc::now()).await {
                 tracing::warn!(batch.id = batch_id, "batch {batch_id} waits for the next dispatch: {error:#}");

@@ -339,7 +339,11 @@ fn print_receipt(receipt: &Receipt) {
         ("  uncertain", progress.uncertain),
         ("  still open", progress.open),
     ] {
-        table.add_row([Cell::new(label), output::number(count), output::number(output::percent(count, progress.planned))]);
+        table.add_row([
+            Cell::new(label),
+            output::number(count),
+            output::number(output::percent(count, progress.planned)),
+        ]);
     }
     println!("{table}");
     println!(

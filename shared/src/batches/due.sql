@@ -1,11 +1,11 @@
 with
--- what each account already has on the queue or under work
+-- what each account already has on the queue or under work; what was rung for later is neither
 load as (
     select
         account_id,
         count(*) filter (
             where leased_until > now()
-                or rung_at > now() - make_interval(secs => $1)
+                or (rung_at > now() - make_interval(secs => $1) and rung_at <= now())
         ) as outstanding
     from nightshift.batches
     where finished_at is null
