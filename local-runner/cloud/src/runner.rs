@@ -120,14 +120,14 @@ impl Runner {
             parts: None,
             watching,
         };
-        if let Some((gateway, aws)) = listeners {
-            if let Err(error) = runner.start_parts(options, gateway, aws, drain).await {
-                // What was started for nothing does not stay behind.
-                if let Err(also) = runner.stop(Duration::ZERO).await {
-                    tracing::error!("{also:#}");
-                }
-                return Err(error);
+        if let Some((gateway, aws)) = listeners
+            && let Err(error) = runner.start_parts(options, gateway, aws, drain).await
+        {
+            // What was started for nothing does not stay behind.
+            if let Err(also) = runner.stop(Duration::ZERO).await {
+                tracing::error!("{also:#}");
             }
+            return Err(error);
         }
         runner.state.write(&runner.record)?;
         Ok(runner)
