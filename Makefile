@@ -8,7 +8,8 @@ SHELL := /bin/sh
 STRAY := DATABASE_URL REDIS_URL REDIS_CACHE_URL REDIS_RATE_LIMIT_URL REDIS_BALANCES_URL $(filter SMTP_% PG%,$(.VARIABLES))
 CLEAN := env $(addprefix -u ,$(sort $(STRAY))) SQLX_OFFLINE=true
 CARGO ?= cargo
-RUNNER := $(CARGO) run -q -p local-runner --
+# The whole workspace is always built in one piece: cargo would compile dependencies anew for a part with fewer features.
+RUNNER := $(or $(CARGO_TARGET_DIR),target)/debug/local-runner
 
 .PHONY: help
 help: ## this list
@@ -18,18 +19,22 @@ help: ## this list
 servers: ## Postgres and Redis on this machine, installed if they are missing
 	@sh infra/install-servers.sh
 
+.PHONY: build
+build: ## everything, in the one profile that demo and tests use
+	@$(CLEAN) $(CARGO) build --workspace
+
 .PHONY: demo
-demo: servers ## a campaign from recipients file to receipt, on servers and an inbox of its own
+demo: servers build ## a campaign from recipients file to receipt, on servers and an inbox of its own
 	@$(CLEAN) $(RUNNER) --runner demo exec --fresh --parameter RetryFirstSeconds=5 -- sh examples/demo.sh
 
 .PHONY: test
-test: servers ## the whole suite, on servers of its own
+test: servers build ## the whole suite, on servers of its own
 	@$(CLEAN) $(RUNNER) --runner test exec --services-only -- $(CARGO) test --workspace
 	@sh infra/tests/install-servers.sh
 
 .PHONY: run
-run: ## the bundle in the foreground, for development; DATABASE_URL and REDIS_URL count here
-	@SQLX_OFFLINE=true $(RUNNER) up
+run: build ## the bundle in the foreground, for development; DATABASE_URL and REDIS_URL count here
+	@$(RUNNER) up
 
 .PHONY: bench
 bench: servers ## mails per second through the whole pipeline
@@ -42,7 +47,7 @@ check-cloud: ## the template and the deployed form: cfn-lint, sam validate, sam 
 # Only where its script is there.
 ifneq ($(wildcard tests/crash-matrix.sh),)
 .PHONY: crash-matrix
-crash-matrix: servers
+crash-matrix: servers build
 	@$(CLEAN) $(RUNNER) --runner crash-matrix exec -- sh tests/crash-matrix.sh
 endif
 
@@ -59,7 +64,7 @@ doc: ## the documentation builds without a warning
 	@RUSTDOCFLAGS='-D warnings' $(CLEAN) $(CARGO) doc --workspace --no-deps --quiet
 
 .PHONY: sqlx-check
-sqlx-check: servers ## the committed descriptions of queries fit the schema
+sqlx-check: servers build ## the committed descriptions of queries fit the schema
 	@$(CLEAN) $(RUNNER) --runner sqlx exec --fresh -- sh infra/sqlx.sh check
 
 .PHONY: sqlx

@@ -343,7 +343,7 @@ async fn candidates(db: &mut PgConnection, lease: &Lease, ids: &[i64]) -> Result
                 where s.email_normalised = d.email_normalised
                     and s.list in ('', c.list)
             ) as "suppressed!",
-            split_part(d.email_normalised, '@', -1) as "domain!",
+            substring(d.email_normalised from '[^@]*$') as "domain!",
             c.owner as "owner?",
             a.time_zone
         from nightshift.deliveries d

@@ -110,10 +110,8 @@ fn hang_up(shared: &Shared, line: &mut Line, working: &mut bool) {
 /// Makes sure that the line has a connection that may carry a mail. `false`: this line has to end. When other lines
 /// work, a refused connect only means that the server wants fewer connections.
 async fn connect(work: &Work<'_>, shared: &Shared, line: &mut Line, working: &mut bool) -> bool {
-    if line.connection.as_ref().is_some_and(|connection| !connection.is_fresh()) {
-        if let Some(stale) = line.connection.take() {
-            stale.quit().await;
-        }
+    if let Some(stale) = line.connection.take_if(|connection| !connection.is_fresh()) {
+        stale.quit().await;
     }
     if line.connection.is_none() {
         match Connection::open(work.server).await {

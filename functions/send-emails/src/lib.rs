@@ -1,7 +1,7 @@
 //! `send-emails`: sends a batch by SMTP, recipient by recipient, with a ledger.
 //!
-//! [`handle`] unpacks the message, [`invocation`] holds leases and connections, [`batch`] works through one batch, and
-//! [`connection`] is the life of one SMTP connection in it. What may leave is decided by [`shared::gate`] alone.
+//! `handle` unpacks the message, `invocation` holds leases and connections, `batch` works through one batch, and
+//! `connection` is the life of one SMTP connection in it. What may leave is decided by `shared::gate` alone.
 
 mod batch;
 mod connection;
