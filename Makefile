@@ -29,7 +29,7 @@ demo: servers build ## a campaign from recipients file to receipt, on servers an
 
 .PHONY: test
 test: servers build ## the whole suite, on servers of its own
-	@$(CLEAN) $(RUNNER) --runner test exec --services-only -- $(CARGO) test --workspace
+	@$(CLEAN) $(RUNNER) --runner test exec --services-only -- $(CARGO) test --workspace --no-fail-fast
 	@sh infra/tests/install-servers.sh
 
 .PHONY: run

@@ -39,8 +39,10 @@ impl Lossy {
     /// The tests' Redis, reached through here.
     pub fn url(&self) -> String {
         let url = super::redis_url();
-        let database = url.rsplit_once('/').map_or("0", |(_, database)| database);
-        format!("redis://127.0.0.1:{}/{database}", self.port)
+        let (place, database) = url.rsplit_once('/').unwrap_or((&url, "0"));
+        let login =
+            place.strip_prefix("redis://").unwrap_or_default().rsplit_once('@').map(|(login, _)| format!("{login}@"));
+        format!("redis://{}127.0.0.1:{}/{database}", login.unwrap_or_default(), self.port)
     }
 
     /// Breaks all connections and takes no new ones.
