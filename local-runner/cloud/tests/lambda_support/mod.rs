@@ -18,9 +18,10 @@ pub(crate) fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test knows where it is");
     let profile = test.ancestors().nth(2).expect("tests stand in target/PROFILE/deps");
     BUILT.get_or_init(|| {
-        // `cargo test --test NAME` builds no examples.
+        // `cargo test --test NAME` builds no examples. The whole workspace is named, because for one package alone cargo
+        // would compile every dependency anew with fewer features.
         let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "local-cloud", "--examples"])
+            .args(["build", "--quiet", "--workspace", "--examples"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("CARGO_TARGET_DIR", profile.parent().expect("the profile stands in the target folder"))
             .status()
