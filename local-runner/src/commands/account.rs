@@ -148,7 +148,7 @@ async fn test(name: &str, session: &Session) -> Result<()> {
             println!("{name}: {}:{} answers ({}{login})", account.host, account.port, account.security);
             Ok(())
         }
-        Err(error) => bail!("{name}: {}:{}: {error}", account.host, account.port),
+        Err(error) => bail!("{name}: {error}"),
     }
 }
 
