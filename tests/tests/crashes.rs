@@ -98,10 +98,8 @@ async fn a_runner_killed_in_mid_campaign_leaves_no_function_and_the_next_one_goe
 async fn queues_purged_in_mid_campaign_lose_nothing() {
     let app = TestApp::launch("purged", &["EmailBatchSize=20"]);
     let campaign = a_campaign_in_the_middle(&app, "purged.example").await;
-    for _ in 0..5 {
-        app.purge_queues().await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    // Once: like SQS, the runner allows one purge of a queue a minute.
+    app.purge_queues().await;
     let receipt = dispatch_until_over(&app, campaign).await;
     assert_eq!(receipt["sent"], QUICK + SLOW, "no process died, so nothing is in doubt: {receipt}");
     assert_nobody_was_lost(&app, "purged.example", campaign, &receipt).await;
