@@ -1,1 +1,14 @@
-//! x
+//! What the end-to-end tests speak: a [`TestApp`] is the real runner with the real functions on servers of its own, in
+//! verbs. Everything it starts ends with the test process, however that ends.
+
+mod app;
+mod binaries;
+mod campaign;
+mod guardian;
+mod inbox;
+mod processes;
+
+pub use app::{Said, TestApp};
+pub use campaign::{Campaign, Draft, csv_of};
+pub use inbox::Caught;
+pub use processes::{Process, kill_all, signal_all};
