@@ -3,9 +3,10 @@
 //! Rows are streamed into Postgres one by one, so memory does not grow with the file. Good rows are imported and bad
 //! ones handed back with their line and reason; a file that is no such CSV at all is refused as a whole.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Chain, Read};
 
 use anyhow::Context;
+use csv::Terminator;
 use sqlx::PgConnection;
 
 use crate::address::EmailAddress;
@@ -45,7 +46,7 @@ pub enum FileError {
 
 /// The columns of a file, before any row is read.
 pub struct RecipientsFile<R: Read> {
-    reader: csv::Reader<BufReader<R>>,
+    reader: csv::Reader<Chain<BufReader<R>, &'static [u8]>>,
     fields: Vec<String>,
     email_column: usize,
 }
@@ -101,15 +102,23 @@ impl<R: Read> RecipientsFile<R> {
             return Err(FileError::NotCsv("its first line is longer than 64 KiB"));
         }
         let delimiter = delimiter_of(header);
+        // Lines are told by their line feed, so that they are counted as an editor counts them; a carriage return before
+        // it is white space of the last cell. Only files without any line feed end their lines otherwise.
+        let terminator = if start.contains(&b'\n') { Terminator::Any(b'\n') } else { Terminator::CRLF };
         if bom {
             file.consume(3);
         }
-        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(file);
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter)
+            .terminator(terminator)
+            .flexible(true)
+            // Every line is terminated then, which `line_of` relies on.
+            .from_reader(file.chain(&b"\n"[..]));
         let names = reader
             .byte_headers()
             .map_err(|_| FileError::NotCsv("its first line cannot be read"))?
             .iter()
-            .map(|name| std::str::from_utf8(name).map(str::to_owned))
+            .map(|name| std::str::from_utf8(name.trim_ascii()).map(str::to_owned))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| FileError::NotCsv("its first line is not UTF-8; save it as \"CSV UTF-8\" first"))?;
 
@@ -157,16 +166,18 @@ impl<R: Read> RecipientsFile<R> {
         let mut chunk = Vec::with_capacity(COPY_CHUNK + 4096);
         let mut record = csv::ByteRecord::new();
         loop {
-            let line = self.reader.position().line();
             match self.reader.read_byte_record(&mut record) {
                 Ok(false) => break,
                 Ok(true) => {}
-                Err(error) => return Err(error).with_context(|| format!("read the file from line {line} on")),
+                Err(error) => {
+                    let line = self.reader.position().line();
+                    return Err(error).with_context(|| format!("read the file from line {line} on"));
+                }
             }
-            let line = record.position().map_or(line, csv::Position::line);
-            if record.iter().all(<[u8]>::is_empty) {
+            if record.iter().all(<[u8]>::is_empty) || record.as_slice() == b"\r" {
                 continue;
             }
+            let line = self.line_of(&record);
             match self.row(line, &record) {
                 Ok(row) => {
                     append(&mut chunk, campaign_id, &row);
@@ -188,6 +199,12 @@ impl<R: Read> RecipientsFile<R> {
         copy.finish().await.context("finish importing recipients")?;
         progress(self.reader.position().byte());
         Ok(imported)
+    }
+
+    /// Line on which the row just read begins. The reader stands behind its line feed; cells may hold line feeds too.
+    fn line_of(&self, record: &csv::ByteRecord) -> u64 {
+        let within = record.as_slice().iter().filter(|&&byte| byte == b'\n').count() as u64;
+        self.reader.position().line().saturating_sub(1 + within)
     }
 
     fn row(&self, line: u64, record: &csv::ByteRecord) -> Result<Row, String> {
