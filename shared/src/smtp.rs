@@ -116,7 +116,11 @@ pub struct Server {
 impl Server {
     /// The server of an account, with its password decrypted.
     pub fn of(account: &Account, password: Option<Secret>) -> Self {
-        let login = account.credentials.as_ref().map(|(username, _)| username.clone()).zip(password);
+        Self::with_login(account, account.credentials.as_ref().map(|(username, _)| username.clone()).zip(password))
+    }
+
+    /// The server of an account, with another login than the stored one.
+    pub fn with_login(account: &Account, login: Option<(String, Secret)>) -> Self {
         Self {
             host: account.host.clone(),
             port: account.port,
