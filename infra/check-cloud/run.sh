@@ -17,8 +17,9 @@ here=infra/check-cloud
 tools=.nightshift/check-cloud
 fixture=local-runner/cloud/tests/fixtures/template-expanded.json
 export SAM_CLI_TELEMETRY=0 PIP_DISABLE_PIP_VERSION_CHECK=1
-# boto3 wants a region even where nobody is asked.
+# boto3 wants a region even where nobody is asked, and no profile that it cannot find.
 export AWS_DEFAULT_REGION="${AWS_DEFAULT_REGION:-us-east-1}"
+unset AWS_PROFILE AWS_DEFAULT_PROFILE
 
 case $what in all | template | expand) ;; *)
     echo "usage: $0 [template|expand]" >&2
