@@ -7,7 +7,7 @@ use lambda_http::{Body, Error, Request, RequestExt as _, Response, run, service_
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     shared::telemetry::init();
-    let ctx = Ctx::from_env().await?;
+    let ctx = Ctx::from_env().await.map_err(|error| shared::telemetry::failure(error.into()))?;
     run(service_fn(async |request: Request| {
         let (status, body) = respond(&ctx, request.raw_http_path())
             .await

@@ -6,7 +6,7 @@ use serde_json::Value;
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     shared::telemetry::init();
-    let db = shared::database::connect_lazily()?;
+    let db = shared::database::connect_lazily().map_err(|error| shared::telemetry::failure(error.into()))?;
     run(service_fn(async |_event: LambdaEvent<Value>| migrate::migrate(&db).await.map_err(shared::telemetry::failure)))
         .await
 }

@@ -1,5 +1,5 @@
 //! What the reader accepts, refuses and says, on small templates; the bundle's own template is compared with SAM's
-//! expansion in `tests/template.rs`.
+//! expansion in `tests/oracle.rs`.
 
 use super::*;
 use crate::bundle::ScheduleKind;
