@@ -1,121 +1,18 @@
 //! One batch: its open deliveries, shared out among the connections.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-
-use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
-use shared::address::EmailAddress;
-use shared::deadline::Deadline;
-use shared::gate::Lease;
-use shared::mail::{Outgoing, Sender};
-use shared::smtp::Server;
-use shared::template::MailTemplate;
-use shared::unsubscribe::Unsubscribe;
-use shared::{address, batches};
-use uuid::Uuid;
+use shared::batches;
 
+use crate::Counts;
 use crate::connection::{self, Line};
 use crate::gatekeeper::Gate;
-use crate::{Counts, Ctx};
-
-/// A campaign's content, parsed.
-#[derive(Debug)]
-pub(crate) struct Campaign {
-    pub(crate) template: MailTemplate,
-    pub(crate) list: String,
-    pub(crate) started_at: Option<DateTime<Utc>>,
-}
-
-/// Everything that sending from one batch needs.
-pub(crate) struct Work<'a> {
-    pub(crate) ctx: &'a Ctx,
-    pub(crate) lease: &'a Lease,
-    pub(crate) server: &'a Server,
-    pub(crate) sender: &'a Sender,
-    pub(crate) campaign: &'a Campaign,
-    pub(crate) deadline: Deadline,
-}
-
-/// An open delivery.
-#[derive(Debug)]
-pub(crate) struct Delivery {
-    pub(crate) id: i64,
-    pub(crate) public_id: Uuid,
-    pub(crate) email: String,
-    pub(crate) fields: serde_json::Value,
-    pub(crate) attempts: i32,
-}
-
-/// Why work on a batch ended before its deliveries did.
-#[derive(Debug, Clone)]
-pub(crate) enum Stop {
-    /// The soft limit has passed.
-    Deadline,
-    /// Another function has the batch.
-    LeaseLost,
-    /// Campaign or account are paused.
-    Paused,
-    /// The account is at fault: login, sender address.
-    Account(String),
-    /// The server is, or the way to it.
-    Provider(String),
-    /// The content is.
-    Message(String),
-    /// We are: the ledger cannot be written.
-    Broken(String),
-}
-
-impl Stop {
-    /// What is left can be sent without anybody's doing. Otherwise ringing at once would only go round in circles.
-    pub(crate) fn goes_on_by_itself(&self) -> bool {
-        match self {
-            Self::Deadline | Self::Account(_) | Self::Provider(_) => true,
-            Self::LeaseLost | Self::Paused | Self::Message(_) | Self::Broken(_) => false,
-        }
-    }
-}
+use crate::work::{Delivery, Shared, Stop, Work};
 
 /// What came of a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) counts: Counts,
     pub(crate) stop: Option<Stop>,
-}
-
-/// What the connections of a batch share. They are futures of one task, so cells are enough.
-pub(crate) struct Shared {
-    waiting: RefCell<VecDeque<Delivery>>,
-    stop: RefCell<Option<Stop>>,
-    pub(crate) counts: Cell<Counts>,
-    /// Connections that are open and work.
-    pub(crate) working: Cell<usize>,
-}
-
-impl Shared {
-    /// The next delivery, unless work has to stop.
-    pub(crate) fn next(&self, deadline: Deadline) -> Option<Delivery> {
-        if deadline.soft_passed() {
-            self.stop(Stop::Deadline);
-        }
-        if self.stop.borrow().is_some() { None } else { self.waiting.borrow_mut().pop_front() }
-    }
-
-    /// Hands a delivery back that was not touched.
-    pub(crate) fn put_back(&self, delivery: Delivery) {
-        self.waiting.borrow_mut().push_front(delivery);
-    }
-
-    /// Ends the work on the batch; the first reason stands.
-    pub(crate) fn stop(&self, reason: Stop) {
-        self.stop.borrow_mut().get_or_insert(reason);
-    }
-
-    pub(crate) fn count(&self, change: impl FnOnce(&mut Counts)) {
-        let mut counts = self.counts.get();
-        change(&mut counts);
-        self.counts.set(counts);
-    }
 }
 
 /// Sends what is due in the batch, over the given lines.
@@ -126,12 +23,7 @@ pub(crate) async fn run(work: &Work<'_>, lines: &mut [Line]) -> Report {
             return Report { stop: Some(Stop::Broken(format!("read deliveries: {error}"))), ..Report::default() };
         }
     };
-    let shared = Shared {
-        waiting: RefCell::new(waiting.into()),
-        stop: RefCell::new(None),
-        counts: Cell::default(),
-        working: Cell::default(),
-    };
+    let shared = Shared::new(waiting);
     {
         let (gate, keeper) = Gate::new();
         // `move` lets go of the last gate when the connections have ended, and so ends the keeper.
@@ -145,7 +37,8 @@ pub(crate) async fn run(work: &Work<'_>, lines: &mut [Line]) -> Report {
             () = heartbeat(work, &shared) => {}
         }
     }
-    Report { counts: shared.counts.get(), stop: shared.stop.into_inner() }
+    let (counts, stop) = shared.into_parts();
+    Report { counts, stop }
 }
 
 /// Keeps the lease while servers take their time. Never ends: the work does.
@@ -175,23 +68,4 @@ async fn due_deliveries(work: &Work<'_>) -> Result<Vec<Delivery>, sqlx::Error> {
     )
     .fetch_all(&work.ctx.db)
     .await
-}
-
-/// The delivery's mail. An error is the recipient's own: their fields do not fit the template.
-pub(crate) fn compose(work: &Work<'_>, delivery: &Delivery) -> anyhow::Result<Outgoing> {
-    let to: EmailAddress = delivery.email.parse()?;
-    let unsubscribe = Unsubscribe { list: work.campaign.list.clone(), email_normalised: to.normalised().to_owned() };
-    let link = unsubscribe.link(&work.ctx.keys, &work.ctx.settings.public_url);
-    let mut fields = delivery.fields.clone();
-    if let Some(fields) = fields.as_object_mut() {
-        fields.insert("email".to_owned(), to.as_given().into());
-        fields.insert("unsubscribe_url".to_owned(), link.clone().into());
-    }
-    let rendered = work.campaign.template.render(&fields)?;
-    work.sender.compose(&to, delivery.public_id, rendered, Some(&link))
-}
-
-/// For logs: the delivery without the person.
-pub(crate) fn masked(delivery: &Delivery) -> String {
-    address::mask(&delivery.email)
 }

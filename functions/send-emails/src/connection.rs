@@ -7,8 +7,8 @@ use shared::gate::{Answer, Cause, Denial, Outcome, Request, Settled};
 use shared::smtp::{Connection, Failure, SmtpError};
 use shared::verdict::{Verdict, judge};
 
-use crate::batch::{self, Delivery, Shared, Stop, Work};
 use crate::gatekeeper::Gate;
+use crate::work::{Delivery, Shared, Stop, Work, compose, masked};
 
 /// No mail gets its final dot with less than this until the kill: the answer may take its time.
 const LEAST_TIME_FOR_A_DOT: Duration = Duration::from_secs(60);
@@ -53,7 +53,7 @@ impl Unrecorded {
             Outcome::Uncertain => counts.uncertain += 1,
             Outcome::Returned => {}
         });
-        tracing::debug!(delivery.id = delivery.id, "{}: {outcome:?}, {reply}", batch::masked(delivery));
+        tracing::debug!(delivery.id = delivery.id, "{}: {outcome:?}, {reply}", masked(delivery));
         self.0.push(Settled { delivery_id: delivery.id, outcome, reply });
     }
 }
@@ -149,7 +149,7 @@ async fn send(
     unrecorded: &mut Unrecorded,
     delivery: &Delivery,
 ) -> Next {
-    let mail = match batch::compose(work, delivery) {
+    let mail = match compose(work, delivery) {
         Ok(mail) => mail,
         Err(error) => {
             unrecorded.add(shared, delivery, Outcome::Refused(Cause::Render), format!("{error:#}"));

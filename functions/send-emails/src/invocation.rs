@@ -15,8 +15,9 @@ use shared::smtp::Server;
 use shared::template::MailTemplate;
 use uuid::Uuid;
 
-use crate::batch::{self, Campaign, Stop};
+use crate::batch;
 use crate::connection::Line;
+use crate::work::{Campaign, Stop, Work};
 use crate::{Counts, Ctx, JOB};
 
 /// How long one invocation goes on with further batches. Longer saves more connects; shorter lets the other accounts
@@ -112,8 +113,7 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
             lines = slots.into_iter().map(Line::new).collect();
         }
         counts.batches += 1;
-        let work =
-            batch::Work { ctx, lease: &claimed.lease, server: &server, sender: &sender, campaign: &content, deadline };
+        let work = Work { ctx, lease: &claimed.lease, server: &server, sender: &sender, campaign: &content, deadline };
         let report = Box::pin(batch::run(&work, &mut lines)).await;
         counts += report.counts;
         let not_before = carry_out(ctx, &account, &claimed, report.stop.as_ref()).await?;

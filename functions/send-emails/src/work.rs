@@ -1,0 +1,142 @@
+//! What the connections of a batch work with, and what they share.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use chrono::{DateTime, Utc};
+use shared::address::{self, EmailAddress};
+use shared::deadline::Deadline;
+use shared::gate::Lease;
+use shared::mail::{Outgoing, Sender};
+use shared::smtp::Server;
+use shared::template::MailTemplate;
+use shared::unsubscribe::Unsubscribe;
+use uuid::Uuid;
+
+use crate::{Counts, Ctx};
+
+/// A campaign's content, parsed.
+#[derive(Debug)]
+pub(crate) struct Campaign {
+    pub(crate) template: MailTemplate,
+    pub(crate) list: String,
+    pub(crate) started_at: Option<DateTime<Utc>>,
+}
+
+/// Everything that sending from one batch needs.
+pub(crate) struct Work<'a> {
+    pub(crate) ctx: &'a Ctx,
+    pub(crate) lease: &'a Lease,
+    pub(crate) server: &'a Server,
+    pub(crate) sender: &'a Sender,
+    pub(crate) campaign: &'a Campaign,
+    pub(crate) deadline: Deadline,
+}
+
+/// An open delivery.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) id: i64,
+    pub(crate) public_id: Uuid,
+    pub(crate) email: String,
+    pub(crate) fields: serde_json::Value,
+    pub(crate) attempts: i32,
+}
+
+/// Why work on a batch ended before its deliveries did.
+#[derive(Debug, Clone)]
+pub(crate) enum Stop {
+    /// The soft limit has passed.
+    Deadline,
+    /// Another function has the batch.
+    LeaseLost,
+    /// Campaign or account are paused.
+    Paused,
+    /// The account is at fault: login, sender address.
+    Account(String),
+    /// The server is, or the way to it.
+    Provider(String),
+    /// The content is.
+    Message(String),
+    /// We are: the ledger cannot be written.
+    Broken(String),
+}
+
+impl Stop {
+    /// What is left can be sent without anybody's doing. Otherwise ringing at once would only go round in circles.
+    pub(crate) fn goes_on_by_itself(&self) -> bool {
+        match self {
+            Self::Deadline | Self::Account(_) | Self::Provider(_) => true,
+            Self::LeaseLost | Self::Paused | Self::Message(_) | Self::Broken(_) => false,
+        }
+    }
+}
+
+/// What the connections of a batch share. They are futures of one task, so cells are enough.
+pub(crate) struct Shared {
+    waiting: RefCell<VecDeque<Delivery>>,
+    stop: RefCell<Option<Stop>>,
+    counts: Cell<Counts>,
+    /// Connections that are open and work.
+    pub(crate) working: Cell<usize>,
+}
+
+impl Shared {
+    /// Deliveries for the connections to share out.
+    pub(crate) fn new(waiting: Vec<Delivery>) -> Self {
+        Self {
+            waiting: RefCell::new(waiting.into()),
+            stop: RefCell::new(None),
+            counts: Cell::default(),
+            working: Cell::default(),
+        }
+    }
+
+    /// What was done, and why it ended early, if it did.
+    pub(crate) fn into_parts(self) -> (Counts, Option<Stop>) {
+        (self.counts.get(), self.stop.into_inner())
+    }
+
+    /// The next delivery, unless work has to stop.
+    pub(crate) fn next(&self, deadline: Deadline) -> Option<Delivery> {
+        if deadline.soft_passed() {
+            self.stop(Stop::Deadline);
+        }
+        if self.stop.borrow().is_some() { None } else { self.waiting.borrow_mut().pop_front() }
+    }
+
+    /// Hands a delivery back that was not touched.
+    pub(crate) fn put_back(&self, delivery: Delivery) {
+        self.waiting.borrow_mut().push_front(delivery);
+    }
+
+    /// Ends the work on the batch; the first reason stands.
+    pub(crate) fn stop(&self, reason: Stop) {
+        self.stop.borrow_mut().get_or_insert(reason);
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+}
+
+/// The delivery's mail. An error is the recipient's own: their fields do not fit the template.
+pub(crate) fn compose(work: &Work<'_>, delivery: &Delivery) -> anyhow::Result<Outgoing> {
+    let to: EmailAddress = delivery.email.parse()?;
+    let unsubscribe = Unsubscribe { list: work.campaign.list.clone(), email_normalised: to.normalised().to_owned() };
+    let link = unsubscribe.link(&work.ctx.keys, &work.ctx.settings.public_url);
+    let mut fields = delivery.fields.clone();
+    if let Some(fields) = fields.as_object_mut() {
+        fields.insert("email".to_owned(), to.as_given().into());
+        fields.insert("unsubscribe_url".to_owned(), link.clone().into());
+    }
+    let rendered = work.campaign.template.render(&fields)?;
+    work.sender.compose(&to, delivery.public_id, rendered, Some(&link))
+}
+
+/// For logs: the delivery without the person.
+pub(crate) fn masked(delivery: &Delivery) -> String {
+    address::mask(&delivery.email)
+}
