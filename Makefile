@@ -39,8 +39,8 @@ SINK ?=
 
 .PHONY: bench
 bench: servers ## mails per second through the whole pipeline, beside a bare SMTP blast (MAILS= CONNECTIONS= ROUNDS= SINK= JSON=1)
-	@$(CLEAN) $(CARGO) build -q --profile release --workspace --bins
-	@$(CLEAN) $(CARGO) run -q --profile release -p bench -- --mails $(MAILS) --connections $(CONNECTIONS) \
+	@$(CLEAN) $(CARGO) build --profile measured --workspace --bins
+	@$(CLEAN) $(CARGO) run -q --profile measured -p bench -- --mails $(MAILS) --connections $(CONNECTIONS) \
 		--rounds $(ROUNDS) $(if $(SINK),--sink $(SINK)) $(if $(JSON),--json)
 
 .PHONY: check-cloud

@@ -96,7 +96,7 @@ impl Figures {
             self.rounds.iter().map(|round| format!("{:.digits$}", figure(round))).collect::<Vec<_>>().join(", ")
         };
         let mut table = Table::new();
-        table.load_style(presets::UTF8_NO_BORDERS).set_content_arrangement(ContentArrangement::Dynamic);
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_header(["", "Median", "Rounds"]);
         table.add_row(["Ratio, pipeline to blast".to_owned(), format!("{:.2}", self.ratio), all(Round::ratio, 2)]);
         table.add_row([
@@ -124,7 +124,7 @@ impl Figures {
         let machine = &self.surroundings;
         let (postgres, redis) = (&machine.postgres, &machine.redis);
         let mut table = Table::new();
-        table.load_style(presets::UTF8_NO_BORDERS).set_content_arrangement(ContentArrangement::Dynamic);
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         for (label, value) in [
             ("Mails in a round", format!("{} of {} bytes", self.mails, self.mail_bytes)),
             ("Connections", format!("{} (most seen at once: {})", self.connections, self.connections_seen)),
