@@ -53,7 +53,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
-    /// Only Postgres and Redis; the command finds them in DATABASE_URL and REDIS_URL
+    /// Only Postgres and Redis, for tests: the command finds them in DATABASE_URL and REDIS_URL, and they are not durable
     #[arg(long)]
     services_only: bool,
     /// Begin with empty servers and an empty inbox
@@ -94,6 +94,7 @@ pub(crate) async fn up(project: &Path, name: &str, options: Options) -> Result<(
         project: project.to_owned(),
         services: if options.own_servers { Mode::Own } else { Mode::Configured },
         services_only: false,
+        durable: true,
         parameters: options.parameters.into_iter().collect(),
         provided: PROVIDED.to_vec(),
         bin_dir: options.bin_dir,
@@ -197,6 +198,7 @@ pub(crate) async fn exec(project: &Path, name: &str, exec: Exec) -> Result<ExitC
         project: project.to_owned(),
         services: Mode::Own,
         services_only: exec.services_only,
+        durable: !exec.services_only,
         parameters: exec.parameters.into_iter().collect(),
         provided: PROVIDED.to_vec(),
         bin_dir: exec.bin_dir,

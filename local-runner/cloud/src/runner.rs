@@ -50,6 +50,8 @@ pub struct RunnerOptions {
     pub services: Mode,
     /// Only the servers: no functions, no inbox.
     pub services_only: bool,
+    /// Whether what is committed survives a crash of the machine; only tests can do without.
+    pub durable: bool,
     /// Values of template parameters, as the user gave them.
     pub parameters: BTreeMap<String, String>,
     /// Parameters that the runner knows the value of.
@@ -107,7 +109,9 @@ impl Runner {
                 listen(options.aws_port, "--aws-port").await?,
             )),
         };
-        let services = Services::start(&state, &ServicesOptions::new(&options.project, options.services)).await?;
+        let services_options =
+            ServicesOptions { durable: options.durable, ..ServicesOptions::new(&options.project, options.services) };
+        let services = Services::start(&state, &services_options).await?;
         record.database_url = Some(services.database_url().to_owned());
         record.redis_url = Some(services.redis_url().to_owned());
         let watching = CancellationToken::new();

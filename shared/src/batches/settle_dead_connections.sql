@@ -1,12 +1,13 @@
 with
--- connections whose function is gone, with a mail that was handed over
+-- connections whose function is gone, with a mail that was handed over; the delivery is locked first, as in the gate,
+-- and one that the gate has in hand right now settles there
 dead as (
-    select account_id, slot, delivery_id
-    from nightshift.smtp_connections
-    where delivery_id is not null
-        and leased_until <= clock_timestamp()
-    order by account_id, slot
-    for update skip locked
+    select c.account_id, c.slot, c.delivery_id
+    from nightshift.smtp_connections c
+    join nightshift.deliveries d on d.id = c.delivery_id
+    where c.leased_until <= clock_timestamp()
+    order by c.delivery_id
+    for update of d skip locked
 ),
 settled as (
     update nightshift.deliveries d
@@ -34,6 +35,7 @@ freed as (
     from dead
     where s.account_id = dead.account_id
         and s.slot = dead.slot
+        and s.delivery_id = dead.delivery_id
     returning s.slot
 )
 select count(*) as "settled!"
