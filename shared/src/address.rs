@@ -14,7 +14,7 @@ pub struct EmailAddress {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Nothing there.
-    #[error("the address is empty")]
+    #[error("it is empty")]
     Empty,
     /// Not of the form `name@domain`.
     #[error("{0}")]
@@ -70,7 +70,7 @@ impl FromStr for EmailAddress {
         let options =
             email_address::Options::default().with_required_tld().without_display_text().without_domain_literal();
         email_address::EmailAddress::parse_with_options(given, options)
-            .map_err(|error| AddressError::Syntax(error.to_string()))?;
+            .map_err(|error| AddressError::Syntax(error.to_string().trim_end_matches('.').to_lowercase()))?;
         let (local, domain) = given.rsplit_once('@').ok_or_else(|| AddressError::Syntax("no @ in it".to_owned()))?;
         let ascii = idna::domain_to_ascii_strict(domain).map_err(|_| AddressError::Domain(domain.to_owned()))?;
         if !ascii.contains('.') || ascii.ends_with('.') {

@@ -219,7 +219,8 @@ impl<R: Read> RecipientsFile<R> {
                 return Err(format!("column {} holds a NUL character", index + 1));
             }
             if index == self.email_column {
-                email = Some(text.parse::<EmailAddress>().map_err(|error| error.to_string())?);
+                let parsed = text.parse::<EmailAddress>();
+                email = Some(parsed.map_err(|error| format!("{:?} is no address: {error}", text.trim()))?);
             } else if !field.is_empty() {
                 fields.insert(field.clone(), text.trim().into());
             }
