@@ -56,11 +56,11 @@ impl Double {
                             double.hear("<TLS>");
                             double.talk(BufStream::new(stream), true, true).await;
                         }
-                    } else if let Some(stream) = double.talk(BufStream::new(stream), false, true).await {
-                        if let Ok(stream) = double.acceptor.accept(stream.into_inner()).await {
-                            double.hear("<TLS>");
-                            double.talk(BufStream::new(stream), true, false).await;
-                        }
+                    } else if let Some(stream) = double.talk(BufStream::new(stream), false, true).await
+                        && let Ok(stream) = double.acceptor.accept(stream.into_inner()).await
+                    {
+                        double.hear("<TLS>");
+                        double.talk(BufStream::new(stream), true, false).await;
                     }
                 });
             }

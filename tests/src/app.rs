@@ -114,10 +114,11 @@ impl TestApp {
     fn wait_until_up(&self) {
         let started = Instant::now();
         loop {
-            if let Ok(Runner::Live(record)) = self.state.read() {
-                if record.gateway.is_some() && record.process.pid == self.runner_pid() {
-                    return;
-                }
+            if let Ok(Runner::Live(record)) = self.state.read()
+                && record.gateway.is_some()
+                && record.process.pid == self.runner_pid()
+            {
+                return;
             }
             let ended = self.child.lock().expect("no test panics with the lock").try_wait().expect("a child");
             assert!(ended.is_none(), "the runner ended while starting:\n{}", self.log_tail());

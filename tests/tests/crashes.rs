@@ -12,12 +12,11 @@ const QUICK: usize = 360;
 
 /// A running campaign that has sent some of its mails and not all.
 async fn a_campaign_in_the_middle(app: &TestApp, domain: &str) -> Campaign {
-    let addresses = (0..QUICK).map(|number| format!("reader{number:03}@{domain}"));
+    let mut addresses = (0..QUICK).map(|number| format!("reader{number:03}@{domain}"));
     let slow = (0..SLOW).map(|number| format!("slow-{number}@{domain}"));
     // Slow ones everywhere in the file: no batch is done at once.
-    let (mut addresses, mut slow) = (addresses, slow);
     let mut mixed = vec![];
-    while let Some(one) = slow.next() {
+    for one in slow {
         mixed.extend(addresses.by_ref().take(QUICK / SLOW));
         mixed.push(one);
     }
