@@ -8,6 +8,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 : "${DATABASE_URL:?names the Postgres server to ask}"
+# Tables are described with their schema, also to a user named like it, who has it in the search path.
+case $DATABASE_URL in *\?*) DATABASE_URL="$DATABASE_URL&" ;; *) DATABASE_URL="$DATABASE_URL?" ;; esac
+export DATABASE_URL="${DATABASE_URL}options=-csearch_path%3Dpublic"
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 
