@@ -5,7 +5,19 @@ runner=${NIGHTSHIFT_RUNNER:-local-runner}
 here=$(dirname "$0")
 
 step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
-run() { printf '$ local-runner %s\n' "$*"; "$runner" "$@"; }
+
+# Shows a command so that it can be typed again, and runs it.
+run() {
+    printf '$ local-runner'
+    for word in "$@"; do
+        case $word in
+        *[!A-Za-z0-9_./=-]*) printf " '%s'" "$word" ;;
+        *) printf ' %s' "$word" ;;
+        esac
+    done
+    printf '\n'
+    "$runner" "$@"
+}
 
 step "1. An account that sends through the runner's inbox, which catches all mail"
 run account add bookshop --host inbox --from "night@example.org" --from-name "Nightshift bookshop" --replace

@@ -111,6 +111,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     if !project.join("template.yaml").is_file() {
         bail!("there is no template.yaml in {}; change there, or name the folder with --project", project.display());
     }
+    if !matches!(cli.command, Command::Up(_) | Command::Exec(_)) {
+        end_quietly_when_nobody_reads();
+    }
     let session = || Session::open(&project, &cli.runner);
     match cli.command {
         Command::Up(options) => serve::up(&project, &cli.runner, options).await?,
@@ -125,4 +128,15 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Inbox(command) => inbox::run(command, &session::mailbox(&project, &cli.runner)?)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `local-runner … | head` ends like any other command then, instead of with a panic. The runner itself keeps Rust's
+/// way, because a child's closed pipe must not end it.
+#[expect(unsafe_code, reason = "setting a signal's disposition is unsafe in general; the default one runs no code")]
+fn end_quietly_when_nobody_reads() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: no handler is installed, and no other thread has set one for this signal.
+    if let Err(error) = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) } {
+        tracing::debug!("SIGPIPE: {error}");
+    }
 }

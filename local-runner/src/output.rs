@@ -24,6 +24,17 @@ pub(crate) fn number(value: impl Display) -> Cell {
     Cell::new(value).set_alignment(CellAlignment::Right)
 }
 
+/// Reads an argument that must be one line with something on it.
+pub(crate) fn line(text: &str) -> Result<String, &'static str> {
+    if text.contains(char::is_control) {
+        return Err("it holds a line break or another control character");
+    }
+    if text.trim().is_empty() {
+        return Err("it is empty");
+    }
+    Ok(text.trim().to_owned())
+}
+
 /// Prints `value` as JSON on standard output.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);

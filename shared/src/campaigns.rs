@@ -297,14 +297,47 @@ pub async fn close_finished(db: impl PgExecutor<'_>) -> Result<Vec<i64>, sqlx::E
     .await
 }
 
-/// Holds a campaign back, for a reason that people read; it goes on when it is started again.
-pub async fn pause(db: impl PgExecutor<'_>, id: i64, reason: &str) -> Result<(), sqlx::Error> {
-    sqlx::query!(
+/// Holds a campaign back, for a reason that people read; it goes on when it is started again. `false`: it was not being
+/// sent.
+pub async fn pause(db: impl PgExecutor<'_>, id: i64, reason: &str) -> Result<bool, sqlx::Error> {
+    let paused = sqlx::query!(
         "update nightshift.campaigns set status = 'paused', status_reason = $2 where id = $1 and status = 'sending'",
         id,
         reason,
     )
     .execute(db)
     .await?;
-    Ok(())
+    Ok(paused.rows_affected() == 1)
+}
+
+/// A campaign as a list shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// Row in `nightshift.campaigns`.
+    pub id: i64,
+    /// Name for people.
+    pub name: String,
+    /// Account it leaves through.
+    pub account: String,
+    /// `draft`, `scheduled`, `sending`, `paused`, `sent` or `cancelled`.
+    pub status: String,
+    /// Mails planned; 0 for a draft.
+    pub planned: i64,
+    /// When it was created.
+    pub created_at: DateTime<Utc>,
+}
+
+/// All campaigns, the newest first.
+pub async fn list(db: impl PgExecutor<'_>) -> Result<Vec<Listed>, sqlx::Error> {
+    sqlx::query_as!(
+        Listed,
+        r#"
+        select c.id, c.name, a.name as account, c.status, c.planned, c.created_at
+        from nightshift.campaigns c
+        join nightshift.smtp_accounts a on a.id = c.account_id
+        order by c.id desc
+        "#,
+    )
+    .fetch_all(db)
+    .await
 }

@@ -34,6 +34,12 @@ impl Sender {
     pub fn of(account: &Account) -> Result<Self> {
         let from =
             address(&account.from_email).with_context(|| format!("from address of SMTP account {}", account.name))?;
+        if account.from_name.as_deref().is_some_and(|name| name.contains(char::is_control)) {
+            anyhow::bail!(
+                "the from name of SMTP account {} holds a line break or another control character",
+                account.name
+            );
+        }
         let reply_to = account
             .reply_to
             .as_deref()

@@ -92,6 +92,11 @@ impl<R: Read> RecipientsFile<R> {
         if start.starts_with(&[0xFF, 0xFE]) || start.starts_with(&[0xFE, 0xFF]) {
             return Err(FileError::NotCsv("it is UTF-16; save it as \"CSV UTF-8\" first"));
         }
+        if start.contains(&b'\r') && !start.contains(&b'\n') {
+            return Err(FileError::NotCsv(
+                "its lines end with a carriage return alone; save it as \"CSV UTF-8\" first",
+            ));
+        }
         if start.contains(&0) {
             return Err(FileError::NotCsv("it holds binary data"));
         }
@@ -102,15 +107,14 @@ impl<R: Read> RecipientsFile<R> {
             return Err(FileError::NotCsv("its first line is longer than 64 KiB"));
         }
         let delimiter = delimiter_of(header);
-        // Lines are told by their line feed, so that they are counted as an editor counts them; a carriage return before
-        // it is white space of the last cell. Only files without any line feed end their lines otherwise.
-        let terminator = if start.contains(&b'\n') { Terminator::Any(b'\n') } else { Terminator::CRLF };
         if bom {
             file.consume(3);
         }
         let mut reader = csv::ReaderBuilder::new()
             .delimiter(delimiter)
-            .terminator(terminator)
+            // Lines are told by their line feed, so that they are counted as an editor counts them; a carriage return
+            // before it is white space of the last cell.
+            .terminator(Terminator::Any(b'\n'))
             .flexible(true)
             // Every line is terminated then, which `line_of` relies on.
             .from_reader(file.chain(&b"\n"[..]));
@@ -165,9 +169,16 @@ impl<R: Read> RecipientsFile<R> {
         let mut imported = Imported::default();
         let mut chunk = Vec::with_capacity(COPY_CHUNK + 4096);
         let mut record = csv::ByteRecord::new();
+        // Line of a row whose last cell swallowed the line feed that ends the file, and where the reader stood behind it.
+        let mut swallowed = None;
         loop {
             match self.reader.read_byte_record(&mut record) {
-                Ok(false) => break,
+                Ok(false) => match swallowed {
+                    Some((line, at)) if at == self.reader.position().byte() => {
+                        anyhow::bail!("the row of line {line} opens a quote that is never closed");
+                    }
+                    _ => break,
+                },
                 Ok(true) => {}
                 Err(error) => {
                     let line = self.reader.position().line();
@@ -178,6 +189,8 @@ impl<R: Read> RecipientsFile<R> {
                 continue;
             }
             let line = self.line_of(&record);
+            // Such a row has no line feed behind it, so it began a line later than `line_of` thinks.
+            swallowed = record.as_slice().ends_with(b"\n").then(|| (line + 1, self.reader.position().byte()));
             match self.row(line, &record) {
                 Ok(row) => {
                     append(&mut chunk, campaign_id, &row);
@@ -204,7 +217,7 @@ impl<R: Read> RecipientsFile<R> {
     /// Line on which the row just read begins. The reader stands behind its line feed; cells may hold line feeds too.
     fn line_of(&self, record: &csv::ByteRecord) -> u64 {
         let within = record.as_slice().iter().filter(|&&byte| byte == b'\n').count() as u64;
-        self.reader.position().line().saturating_sub(1 + within)
+        self.reader.position().line().saturating_sub(1 + within).max(1)
     }
 
     fn row(&self, line: u64, record: &csv::ByteRecord) -> Result<Row, String> {
@@ -308,6 +321,7 @@ mod tests {
             (b"PK\x03\x04rest", "spreadsheet"),
             (b"\xff\xfee\0m\0", "UTF-16"),
             (b"email\0,name\n", "binary"),
+            (b"email,name\ra@example.test,A\r", "carriage return"),
             (b"name,phone\nAnn,1\n", "no column \"email\""),
             (b"<html><body>not found</body></html>", "no column \"email\""),
             (b"email,na\xefve\n", "UTF-8"),

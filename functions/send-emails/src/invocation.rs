@@ -68,19 +68,15 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
     let (account_id, token) = (claimed.lease.account_id, claimed.lease.token);
     let lasts = ctx.settings.timing.lease;
     let account = accounts::load(&ctx.db, account_id).await?;
-    let password = match &account.credentials {
-        Some((_, password)) => match password.decrypt(&ctx.keys) {
-            Ok(password) => Some(password),
-            Err(error) => {
-                let until = accounts::pause(&ctx.db, account_id, ACCOUNT_PAUSE, &format!("{error:#}")).await?;
-                give_back(ctx, &claimed, Left::untouched_until(Some(until))).await?;
-                return Err(error);
-            }
-        },
-        None => None,
+    let (server, sender) = match prepare(ctx, &account) {
+        Ok(ready) => ready,
+        Err(error) => {
+            // The account is at fault: it waits, with the reason, and no mail does.
+            let until = accounts::pause(&ctx.db, account_id, ACCOUNT_PAUSE, &format!("{error:#}")).await?;
+            give_back(ctx, &claimed, Left::untouched_until(Some(until))).await?;
+            return Err(error);
+        }
     };
-    let server = Server::of(&account, password);
-    let sender = Sender::of(&account)?;
 
     let mut counts = Counts::default();
     let mut lines: Vec<Line> = vec![];
@@ -146,6 +142,12 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         counts.batches,
     );
     Ok(counts)
+}
+
+/// What the account's row says, decrypted and parsed.
+fn prepare(ctx: &Ctx, account: &Account) -> Result<(Server, Sender)> {
+    let password = account.credentials.as_ref().map(|(_, password)| password.decrypt(&ctx.keys)).transpose()?;
+    Ok((Server::of(account, password), Sender::of(account)?))
 }
 
 async fn hang_up(lines: Vec<Line>) {

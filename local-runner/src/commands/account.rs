@@ -32,6 +32,7 @@ pub(crate) enum AccountCommand {
 #[derive(Debug, Args)]
 pub(crate) struct Add {
     /// Name that you will use for it
+    #[arg(value_parser = output::line)]
     name: String,
     /// Host name of the server; "inbox" is the runner's own inbox, which catches all mail
     #[arg(long)]
@@ -52,7 +53,7 @@ pub(crate) struct Add {
     #[arg(long)]
     from: EmailAddress,
     /// Name in From
-    #[arg(long)]
+    #[arg(long, value_parser = output::line)]
     from_name: Option<String>,
     /// Address in Reply-To
     #[arg(long)]

@@ -1,4 +1,4 @@
-//! `campaign create|start|progress|receipt|list`.
+//! `campaign create|start|pause|list|progress|receipt`.
 
 use std::fs::File;
 use std::io::IsTerminal;
@@ -30,6 +30,17 @@ pub(crate) enum CampaignCommand {
         /// The campaign
         id: i64,
     },
+    /// Hold a campaign back: only the mails in flight still leave; `start` lets it go on
+    Pause {
+        /// The campaign
+        id: i64,
+    },
+    /// Show all campaigns, the newest first
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show how far a campaign is
     Progress {
         /// The campaign
@@ -57,13 +68,13 @@ pub(crate) enum CampaignCommand {
 #[derive(Debug, Args)]
 pub(crate) struct Create {
     /// Name for people
-    #[arg(long)]
+    #[arg(long, value_parser = output::line)]
     name: String,
     /// SMTP account it leaves through
     #[arg(long)]
     account: String,
     /// Subject; may hold merge fields: "Hello {{ first_name }}"
-    #[arg(long)]
+    #[arg(long, value_parser = output::line)]
     subject: String,
     /// HTML template
     #[arg(long)]
@@ -96,6 +107,8 @@ pub(crate) async fn run(command: CampaignCommand, session: &Session) -> Result<(
             println!("Campaign {id} goes out; watch it with: local-runner campaign progress {id} --wait");
             Ok(())
         }
+        CampaignCommand::Pause { id } => pause(id, session).await,
+        CampaignCommand::List { json } => list(json, session).await,
         CampaignCommand::Progress { id, wait: true, timeout, json } => {
             wait_until_over(id, Duration::from_secs(timeout), json, session).await
         }
@@ -105,7 +118,9 @@ pub(crate) async fn run(command: CampaignCommand, session: &Session) -> Result<(
 }
 
 fn read(path: &Path, what: &str) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("read the {what} template {}", path.display()))
+    let bytes = std::fs::read(path).with_context(|| format!("read the {what} template {}", path.display()))?;
+    String::from_utf8(bytes)
+        .map_err(|_| anyhow::anyhow!("the {what} template {} is not UTF-8; save it as UTF-8 first", path.display()))
 }
 
 async fn create(new: Create, session: &Session) -> Result<()> {
@@ -183,6 +198,39 @@ async fn start(id: i64, session: &Session) -> Result<()> {
     if let Err(error) = session.campaigns_queue()?.ring(&[bell]).await {
         eprintln!("warning: queue campaigns does not answer, the start waits for the next dispatch ({error:#})");
     }
+    Ok(())
+}
+
+async fn pause(id: i64, session: &Session) -> Result<()> {
+    if !campaigns::pause(&session.db, id, "paused by hand").await? {
+        let progress = read_progress(id, session).await?;
+        bail!("campaign {id} is {}; only one that is being sent can be paused", progress.status);
+    }
+    println!("Campaign {id} is paused; let it go on with: local-runner campaign start {id}");
+    Ok(())
+}
+
+async fn list(json: bool, session: &Session) -> Result<()> {
+    let campaigns = campaigns::list(&session.db).await?;
+    if json {
+        return output::json(&campaigns);
+    }
+    if campaigns.is_empty() {
+        println!("No campaigns yet; create one with: local-runner campaign create …");
+        return Ok(());
+    }
+    let mut table = output::table(["No.", "Name", "Account", "Status", "Planned", "Created"]);
+    for campaign in campaigns {
+        table.add_row([
+            output::number(campaign.id),
+            Cell::new(campaign.name),
+            Cell::new(campaign.account),
+            Cell::new(campaign.status),
+            output::number(campaign.planned),
+            Cell::new(campaign.created_at.format("%F %T UTC")),
+        ]);
+    }
+    println!("{table}");
     Ok(())
 }
 
