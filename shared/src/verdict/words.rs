@@ -158,6 +158,7 @@ const MAILBOX: &[&str] = &[
     "mailbox is full",
     "account is full",
     "mailbox has exceeded",
+    "mailbox size limit",
 ];
 
 /// Unknown, disabled or malformed addresses.
