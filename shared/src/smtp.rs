@@ -202,15 +202,18 @@ impl Connection {
     /// MAIL and RCPT. After a refusal the connection is as before; after anything else it must be dropped.
     pub async fn envelope(&mut self, envelope: &Envelope, ascii_content: bool) -> Result<(), SmtpError> {
         let mut parameters = vec![];
-        if !(envelope.to.as_ref() as &str).is_ascii() || !(envelope.from.as_ref() as &str).is_ascii() {
+        // What needs the extension is named by the phase: the sender's address, the recipient's, or the content.
+        let international = |address: &Address| !(address.as_ref() as &str).is_ascii();
+        if international(&envelope.from) || international(&envelope.to) {
             if !self.smtp.server_info().supports_feature(Extension::SmtpUtfEight) {
-                return Err(SmtpError { phase: Phase::Rcpt, failure: Failure::NotOffered("SMTPUTF8") });
+                let phase = if international(&envelope.from) { Phase::Mail } else { Phase::Rcpt };
+                return Err(SmtpError { phase, failure: Failure::NotOffered("SMTPUTF8") });
             }
             parameters.push(MailParameter::SmtpUtfEight);
         }
         if !ascii_content {
             if !self.smtp.server_info().supports_feature(Extension::EightBitMime) {
-                return Err(SmtpError { phase: Phase::Rcpt, failure: Failure::NotOffered("8BITMIME") });
+                return Err(SmtpError { phase: Phase::Data, failure: Failure::NotOffered("8BITMIME") });
             }
             parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
         }
