@@ -3,5 +3,6 @@
 
 pub(crate) mod account;
 pub(crate) mod campaign;
+pub(crate) mod health_check;
 pub(crate) mod inbox;
 pub(crate) mod suppression;

@@ -15,9 +15,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::commands::account::AccountCommand;
 use crate::commands::campaign::CampaignCommand;
+use crate::commands::health_check::HealthCheck;
 use crate::commands::inbox::InboxCommand;
 use crate::commands::suppression::SuppressionCommand;
-use crate::commands::{account, campaign, inbox, suppression};
+use crate::commands::{account, campaign, health_check, inbox, suppression};
 use crate::session::Session;
 
 /// Runs Nightshift on this machine
@@ -82,6 +83,8 @@ enum Command {
     /// Campaigns
     #[command(subcommand)]
     Campaign(CampaignCommand),
+    /// Find work that does not go on, and resume it with --fix; exit code 1 when something was found stuck
+    HealthCheck(HealthCheck),
     /// Mails that the runner's inbox caught
     #[command(subcommand)]
     Inbox(InboxCommand),
@@ -125,6 +128,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Account(command) => account::run(command, &session()?).await?,
         Command::Suppression(command) => suppression::run(command, &session()?).await?,
         Command::Campaign(command) => campaign::run(command, &session()?).await?,
+        Command::HealthCheck(check) => return health_check::run(check, &session()?).await,
         Command::Inbox(command) => inbox::run(command, &session::mailbox(&project, &cli.runner)?)?,
     }
     Ok(ExitCode::SUCCESS)

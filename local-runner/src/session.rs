@@ -16,6 +16,8 @@ use sqlx::PgPool;
 pub(crate) const ENCRYPTION_KEYS: &str = "EncryptionKeys";
 /// Logical id of the queue that a started campaign rings.
 const CAMPAIGNS_QUEUE: &str = "CampaignsQueue";
+/// Logical id of the queue that announces batches.
+const EMAIL_QUEUE: &str = "EmailQueue";
 /// Sub-folder of the state with the inbox's mails.
 pub(crate) const INBOX: &str = "inbox";
 
@@ -70,8 +72,17 @@ impl Session {
 
     /// The queue that announces campaigns.
     pub(crate) fn campaigns_queue(&self) -> Result<Queue> {
+        self.queue(CAMPAIGNS_QUEUE)
+    }
+
+    /// The queue that announces batches.
+    pub(crate) fn email_queue(&self) -> Result<Queue> {
+        self.queue(EMAIL_QUEUE)
+    }
+
+    fn queue(&self, logical_id: &str) -> Result<Queue> {
         let endpoint = self.record.aws_endpoint.as_deref().context("this runner serves no queues")?;
-        let url = QueueUrls::new(endpoint).of(CAMPAIGNS_QUEUE);
+        let url = QueueUrls::new(endpoint).of(logical_id);
         Ok(Queue::new(shared::queue::client_for_endpoint(endpoint), url))
     }
 }

@@ -118,27 +118,23 @@ pub async fn start(db: &PgPool, id: i64, start_at: DateTime<Utc>) -> Result<(), 
         "draft" => {
             let template = MailTemplate::parse(&campaign.subject, &campaign.html_template, &campaign.text_template)?;
             check_recipients(&mut tx, id, &template.fields()).await?;
-            set_status(&mut tx, id, "scheduled", Some(start_at)).await?;
+            set_status(&mut tx, id, "scheduled", start_at).await?;
         }
-        "paused" => set_status(&mut tx, id, "sending", None).await?,
+        // From here on its progress is judged: what it missed while it was paused is nobody's fault.
+        "paused" => set_status(&mut tx, id, "sending", start_at).await?,
         _ => return Err(StartError::Status { id, status: campaign.status }),
     }
     tx.commit().await?;
     Ok(())
 }
 
-async fn set_status(
-    db: &mut PgConnection,
-    id: i64,
-    status: &str,
-    start_at: Option<DateTime<Utc>>,
-) -> Result<(), sqlx::Error> {
+async fn set_status(db: &mut PgConnection, id: i64, status: &str, start_at: DateTime<Utc>) -> Result<(), sqlx::Error> {
     sqlx::query!(
         r#"
         update nightshift.campaigns
         set status = $2,
             status_reason = null,
-            start_at = coalesce($3, start_at)
+            start_at = $3
         where id = $1
         "#,
         id,
@@ -278,13 +274,42 @@ pub async fn plan_next_due(
 }
 
 /// Closes campaigns none of whose batches is open any more. Returns their ids.
-pub async fn close_finished(db: impl PgExecutor<'_>) -> Result<Vec<i64>, sqlx::Error> {
-    sqlx::query_scalar!(
+///
+/// The campaign's row is locked before its batches are read for good: whoever opens a batch again holds the same lock,
+/// so a campaign is never closed over work that was just given back to it.
+pub async fn close_finished(db: &PgPool) -> Result<Vec<i64>, sqlx::Error> {
+    let through = sqlx::query_scalar!(
+        r#"
+        select c.id
+        from nightshift.campaigns c
+        where c.status = 'sending'
+            and not exists (
+                select from nightshift.batches b
+                where b.campaign_id = c.id
+                    and b.finished_at is null
+            )
+        "#,
+    )
+    .fetch_all(db)
+    .await?;
+    if through.is_empty() {
+        return Ok(vec![]);
+    }
+    let mut tx = db.begin().await?;
+    let locked = sqlx::query_scalar!(
+        "select id from nightshift.campaigns where id = any($1) order by id for update skip locked",
+        &through,
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    // A statement of its own, so that it sees what was committed until the locks were had.
+    let closed = sqlx::query_scalar!(
         r#"
         update nightshift.campaigns c
         set status = 'sent',
             finished_at = now()
-        where c.status = 'sending'
+        where c.id = any($1)
+            and c.status = 'sending'
             and not exists (
                 select from nightshift.batches b
                 where b.campaign_id = c.id
@@ -292,9 +317,12 @@ pub async fn close_finished(db: impl PgExecutor<'_>) -> Result<Vec<i64>, sqlx::E
             )
         returning c.id
         "#,
+        &locked,
     )
-    .fetch_all(db)
-    .await
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(closed)
 }
 
 /// Holds a campaign back, for a reason that people read; it goes on when it is started again. `false`: it was not being

@@ -15,6 +15,7 @@ pub mod job_runs;
 pub mod keys;
 pub mod limits;
 pub mod mail;
+pub mod monitor;
 pub mod queue;
 pub mod receipt;
 pub mod recipients;

@@ -25,6 +25,8 @@ use crate::{Counts, Ctx, JOB};
 const GO_ON_FOR: Duration = Duration::from_secs(30);
 /// All connections of the account are in use: look again after this long.
 const NO_SLOT_PAUSE: chrono::Duration = chrono::Duration::seconds(5);
+/// Work failed for a reason that is no mail's: look again after this long.
+const FAILED_PAUSE: chrono::Duration = chrono::Duration::seconds(60);
 /// Pause of an account whose login or sender address is refused, in seconds.
 const ACCOUNT_PAUSE: f64 = 300.0;
 /// Pause of an account whose server cannot be reached or says no to everybody, in seconds.
@@ -41,7 +43,16 @@ pub async fn send_batch(ctx: &Ctx, batch_id: i64, deadline: Deadline) -> Result<
     };
     let run = job_runs::start(&ctx.db, JOB, Trigger::Queue, Duration::ZERO).await.context("open the job run")?;
     let account_id = claimed.lease.account_id;
+    let lease = claimed.lease.clone();
     let outcome = work(ctx, claimed, deadline).await;
+    if outcome.is_err() {
+        // A function that can still say what went wrong was not killed by a mail: the claim does not count against the
+        // batch. Where the batch was given back already, this finds nothing to release.
+        let later = Utc::now() + FAILED_PAUSE;
+        if let Err(error) = batches::release(&ctx.db, &lease, Some(later), true).await {
+            tracing::warn!(batch.id = batch_id, "batch {batch_id} was not given back: {error}");
+        }
+    }
 
     // Whatever happened, nothing stays behind: slots are freed, and what waits is rung.
     batches::free_slots(&ctx.db, account_id, token).await.context("free connection slots")?;
@@ -115,7 +126,7 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         let not_before = carry_out(ctx, &account, &claimed, report.stop.as_ref()).await?;
         let left = Left {
             not_before,
-            progressed: report.counts != Counts::default(),
+            progressed: report.counts != Counts::default() || !matches!(report.stop, Some(Stop::Broken(_))),
             goes_on: report.stop.as_ref().is_none_or(Stop::goes_on_by_itself),
         };
         give_back(ctx, &claimed, left).await?;
@@ -184,7 +195,7 @@ async fn carry_out(
 struct Left {
     /// Not to be tried again before, whatever its deliveries say.
     not_before: Option<DateTime<Utc>>,
-    /// Something was recorded, or there was no try at all.
+    /// Something was recorded, or the reason why not is known and no mail's: the claim does not count against the batch.
     progressed: bool,
     /// What is left needs nobody's decision.
     goes_on: bool,
