@@ -45,6 +45,9 @@ step "6. One of the mails"
 run inbox list --limit 3
 run inbox show 1
 
-step "7. Health"
+step "7. Does anything stand still? (monitor-campaigns looks every five minutes)"
+run health-check
+
+step "8. Health"
 printf '$ curl %s/health/\n' "$NIGHTSHIFT_GATEWAY"
 "$runner" get "$NIGHTSHIFT_GATEWAY/health/"
