@@ -1,7 +1,7 @@
 //! What a refusal means: whose fault it is decides what happens, and only a recipient's own fault ever fails a
 //! recipient. Whatever is in doubt pauses or waits.
 //!
-//! The reply says what it complains about ([`Complaint`]), the phase says what that means: "unknown address" is the
+//! The reply says what it complains about (`Complaint`), the phase says what that means: "unknown address" is the
 //! recipient's fault at RCPT and the account's at MAIL.
 
 mod complaint;
