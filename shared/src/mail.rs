@@ -26,7 +26,7 @@ pub struct Outgoing {
     /// Who it is from and for.
     pub envelope: Envelope,
     /// Headers and body.
-    pub content: Vec<u8>,
+    pub content: String,
 }
 
 impl Sender {
@@ -89,7 +89,7 @@ impl Sender {
             .context("compose the mail")?;
         Ok(Outgoing {
             envelope: Envelope { from: self.from.email.clone(), to: recipient },
-            content: message.formatted(),
+            content: String::from_utf8(message.formatted()).context("compose the mail")?,
         })
     }
 }
@@ -110,6 +110,7 @@ fn header(name: &'static str, value: String) -> HeaderValue {
 mod tests {
     use super::*;
     use crate::accounts::Security;
+    use crate::smtp::Manners;
 
     fn sender() -> Sender {
         Sender::of(&Account {
@@ -124,6 +125,7 @@ mod tests {
             reply_to: None,
             max_connections: 1,
             paused_until: None,
+            manners: Manners::default(),
         })
         .expect("sender")
     }
@@ -150,7 +152,7 @@ mod tests {
         );
         let from = parsed.from().and_then(|from| from.first()).expect("from");
         assert_eq!(from.name(), Some("Новости, \"GmbH\""));
-        let text = String::from_utf8(mail.content.clone()).expect("ASCII");
+        let text = &mail.content;
         assert!(text.contains(&format!("List-Unsubscribe: <{link}>\r\n")), "{text}");
         assert!(text.contains("List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"), "{text}");
         assert!(mail.content.is_ascii());

@@ -121,7 +121,7 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         }
         counts.batches += 1;
         let work = Work { ctx, lease: &claimed.lease, server: &server, sender: &sender, campaign: &content, deadline };
-        let report = Box::pin(batch::run(&work, &mut lines)).await;
+        let report = Box::pin(batch::run(&work, &mut lines, counts.sent)).await;
         counts += report.counts;
         let not_before = carry_out(ctx, &account, &claimed, report.stop.as_ref()).await?;
         let left = Left {
@@ -143,6 +143,9 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         }
     }
     hang_up(lines).await;
+    if server.manners() != account.manners {
+        accounts::remember_manners(&ctx.db, account_id, server.manners()).await.context("remember the server")?;
+    }
     tracing::info!(
         account = account.name,
         "sent {}, refused {}, deferred {}, uncertain {} in {} batches",
@@ -232,7 +235,7 @@ async fn load_campaign(ctx: &Ctx, claimed: &Claimed) -> Result<Campaign> {
     let id = claimed.campaign_id.context("a batch without a campaign")?;
     let row = sqlx::query!(
         r#"
-        select subject, html_template, text_template, list, started_at
+        select subject, html_template, text_template, list
         from nightshift.campaigns
         where id = $1
         "#,
@@ -245,7 +248,6 @@ async fn load_campaign(ctx: &Ctx, claimed: &Claimed) -> Result<Campaign> {
         template: MailTemplate::parse(&row.subject, &row.html_template, &row.text_template)
             .with_context(|| format!("templates of campaign {id}"))?,
         list: row.list,
-        started_at: row.started_at,
     })
 }
 
