@@ -10,6 +10,7 @@ use sqlx::PgExecutor;
 
 use crate::config::Secret;
 use crate::keys::Keys;
+use crate::smtp::Manners;
 
 /// How a connection is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -78,6 +79,8 @@ pub struct Account {
     pub max_connections: i32,
     /// Nothing leaves before this.
     pub paused_until: Option<DateTime<Utc>>,
+    /// How its server wants to be spoken to, as far as that is known.
+    pub manners: Manners,
 }
 
 /// A password as it stands in the table.
@@ -145,7 +148,11 @@ pub async fn add(db: impl PgExecutor<'_>, keys: Option<&Keys>, new: &NewAccount,
             time_zone = excluded.time_zone,
             max_connections = excluded.max_connections,
             paused_until = null,
-            pause_reason = null
+            pause_reason = null,
+            grouped = true,
+            chained = true,
+            data_in_group = true,
+            manners_met_at = null
         where $12
         returning id
         "#,
@@ -173,7 +180,11 @@ pub async fn load(db: impl PgExecutor<'_>, id: i64) -> Result<Account> {
         r#"
         select
             id, name, host, port, security, username, password_encrypted,
-            from_email, from_name, reply_to, max_connections, paused_until
+            from_email, from_name, reply_to, max_connections, paused_until,
+            -- what was met a week ago is tried again
+            (grouped or manners_met_at < now() - interval '7 days') as "grouped!",
+            (chained or manners_met_at < now() - interval '7 days') as "chained!",
+            (data_in_group or manners_met_at < now() - interval '7 days') as "data_in_group!"
         from nightshift.smtp_accounts
         where id = $1
         "#,
@@ -198,7 +209,29 @@ pub async fn load(db: impl PgExecutor<'_>, id: i64) -> Result<Account> {
         reply_to: row.reply_to,
         max_connections: row.max_connections,
         paused_until: row.paused_until,
+        manners: Manners { grouped: row.grouped, chained: row.chained, data_in_group: row.data_in_group },
     })
+}
+
+/// Remembers what its server did not bear.
+pub async fn remember_manners(db: impl PgExecutor<'_>, id: i64, manners: Manners) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"
+        update nightshift.smtp_accounts
+        set grouped = $2,
+            chained = $3,
+            data_in_group = $4,
+            manners_met_at = now()
+        where id = $1
+        "#,
+        id,
+        manners.grouped,
+        manners.chained,
+        manners.data_in_group,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// The id behind a name.

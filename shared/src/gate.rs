@@ -30,6 +30,9 @@ use uuid::Uuid;
 
 use crate::limits::{Limit, Period};
 
+/// A limit with no more room than this after a mail is about to deny: the connections that ask next may be as many.
+const TIGHT: i64 = 64;
+
 /// The right to send from a batch, and the connections that may be used for it.
 #[derive(Debug, Clone)]
 pub struct Lease {
@@ -77,8 +80,8 @@ pub enum Outcome {
     Deferred(Duration),
     /// Handed over, no answer.
     Uncertain,
-    /// Known not to have been handed over, for no fault of the mail: as before the try.
-    Returned,
+    /// Known not to have been handed over, for no fault of the mail: as before the try, but not tried again for so long.
+    Returned(Duration),
 }
 
 /// Why a recipient is given up.
@@ -109,7 +112,10 @@ impl Cause {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The next mail is marked `sending`: give it its dot.
-    Admitted,
+    Admitted {
+        /// A limit is nearly used up: the mails that follow may be denied.
+        tight: bool,
+    },
     /// Nothing was asked; the outcome is recorded.
     Recorded,
     /// The next mail must not be sent from here now.
@@ -151,8 +157,7 @@ pub async fn pass(db: &PgPool, lease: &Lease, requests: &[Request]) -> Result<Ve
 
 async fn pass_once(db: &PgPool, lease: &Lease, requests: &[Request]) -> Result<Vec<Answer>, sqlx::Error> {
     let mut tx = db.begin().await?;
-    let held = hold(&mut tx, lease).await?;
-    record(&mut tx, lease, held.is_some(), requests).await?;
+    let held = hold_and_record(&mut tx, lease, requests).await?;
     let answers = match held {
         Some(now) => admit(&mut tx, lease, now, requests).await?,
         None => requests
@@ -160,102 +165,82 @@ async fn pass_once(db: &PgPool, lease: &Lease, requests: &[Request]) -> Result<V
             .map(|request| request.next.map_or(Answer::Recorded, |_| Answer::Denied(Denial::LeaseLost)))
             .collect(),
     };
+    mark(&mut tx, lease, requests, &answers).await?;
     tx.commit().await?;
     Ok(answers)
 }
 
-/// Locks the batch and prolongs its lease; `None` when the lease is gone. Returns the database's time.
-async fn hold(db: &mut PgConnection, lease: &Lease) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+/// Locks the batch and prolongs its lease, and records outcomes. Returns the database's time, or `None` when the lease is
+/// gone. After the gate the attempt's token decides about an outcome, lease or not; before it, the lease does.
+async fn hold_and_record(
+    db: &mut PgConnection,
+    lease: &Lease,
+    requests: &[Request],
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    let mut ids = Vec::with_capacity(requests.len());
+    let (mut states, mut causes, mut delays, mut replies) = (vec![], vec![], vec![], vec![]);
+    for one in requests.iter().flat_map(|request| &request.settled) {
+        let (state, cause, delay) = match one.outcome {
+            Outcome::Sent => ("sent", None, None),
+            Outcome::Refused(cause) => ("refused", Some(cause.column()), None),
+            Outcome::Deferred(delay) => ("deferred", None, Some(delay.as_secs_f64())),
+            Outcome::Uncertain => ("uncertain", None, None),
+            Outcome::Returned(delay) => ("returned", None, Some(delay.as_secs_f64())),
+        };
+        ids.push(one.delivery_id);
+        states.push(state);
+        causes.push(cause);
+        delays.push(delay);
+        replies.push(one.reply.as_str());
+    }
     sqlx::query_scalar!(
         r#"
-        update nightshift.batches
-        set leased_until = clock_timestamp() + make_interval(secs => $3)
-        where id = $1
-            and lease_token = $2
-            and leased_until > clock_timestamp()
-        returning clock_timestamp() as "now!"
+        with held as (
+            update nightshift.batches
+            set leased_until = clock_timestamp() + make_interval(secs => $3)
+            where id = $1
+                and lease_token = $2
+                and leased_until > clock_timestamp()
+            returning clock_timestamp() as now
+        ),
+        recorded as (
+            update nightshift.deliveries d
+            set state = case o.state when 'returned' then 'deferred' else o.state end,
+                cause = o.cause,
+                next_attempt_at = now() + make_interval(secs => o.delay),
+                settled_at = case when o.state in ('sent', 'refused') then now() end,
+                attempts = d.attempts
+                    + case when d.state in ('pending', 'deferred') then 1 else 0 end
+                    - case when o.state = 'returned' then 1 else 0 end,
+                returned = d.returned + case when o.state = 'returned' then 1 else 0 end,
+                attempted_at = coalesce(d.attempted_at, now()),
+                reply = o.reply
+            from unnest($4::bigint[], $5::text[], $6::text[], $7::float8[], $8::text[])
+                as o (id, state, cause, delay, reply)
+            where d.id = o.id
+                and (
+                    (d.attempt_token = $2 and d.state in ('sending', 'uncertain'))
+                    or (
+                        exists (select from held)
+                        and d.batch_id = $1
+                        and d.state in ('pending', 'deferred')
+                        and o.state in ('refused', 'deferred', 'returned')
+                    )
+                )
+        )
+        select now as "now!" from held
         "#,
         lease.batch_id,
         lease.token,
         lease.lasts.as_secs_f64(),
+        &ids,
+        &states as &[&str],
+        &causes as &[Option<&str>],
+        &delays as &[Option<f64>],
+        &replies as &[&str],
     )
     .fetch_optional(db)
     .await
-}
-
-/// Records outcomes. After the gate the attempt's token decides, lease or not; before it, the lease does.
-async fn record(
-    db: &mut PgConnection,
-    lease: &Lease,
-    lease_held: bool,
-    requests: &[Request],
-) -> Result<(), sqlx::Error> {
-    let settled: Vec<&Settled> = requests.iter().flat_map(|request| &request.settled).collect();
-    if settled.is_empty() {
-        return Ok(());
-    }
-    let mut ids = Vec::with_capacity(settled.len());
-    let (mut states, mut causes, mut delays, mut replies) = (vec![], vec![], vec![], vec![]);
-    for one in settled {
-        let (state, cause, delay) = match one.outcome {
-            Outcome::Sent => ("sent", None, None),
-            Outcome::Refused(cause) => ("refused", Some(cause.column().to_owned()), None),
-            Outcome::Deferred(delay) => ("deferred", None, Some(delay.as_secs_f64())),
-            Outcome::Uncertain => ("uncertain", None, None),
-            Outcome::Returned => ("pending", None, None),
-        };
-        ids.push(one.delivery_id);
-        states.push(state.to_owned());
-        causes.push(cause);
-        delays.push(delay);
-        replies.push(one.reply.clone());
-    }
-    sqlx::query!(
-        r#"
-        update nightshift.deliveries d
-        set state = o.state,
-            cause = o.cause,
-            next_attempt_at = now() + make_interval(secs => o.delay),
-            settled_at = case when o.state in ('sent', 'refused') then now() end,
-            attempts = d.attempts
-                + case when d.state in ('pending', 'deferred') then 1 else 0 end
-                - case when o.state = 'pending' then 1 else 0 end,
-            attempted_at = coalesce(d.attempted_at, now()),
-            reply = o.reply
-        from unnest($1::bigint[], $2::text[], $3::text[], $4::float8[], $5::text[])
-            as o (id, state, cause, delay, reply)
-        where d.id = o.id
-            and (
-                (d.attempt_token = $6 and d.state in ('sending', 'uncertain'))
-                or ($7 and d.batch_id = $8 and d.state in ('pending', 'deferred') and o.state in ('refused', 'deferred'))
-            )
-        "#,
-        &ids,
-        &states,
-        &causes as &[Option<String>],
-        &delays as &[Option<f64>],
-        &replies,
-        lease.token,
-        lease_held,
-        lease.batch_id,
-    )
-    .execute(&mut *db)
-    .await?;
-    sqlx::query!(
-        r#"
-        update nightshift.smtp_connections
-        set delivery_id = null
-        where account_id = $1
-            and lease_token = $2
-            and delivery_id = any($3)
-        "#,
-        lease.account_id,
-        lease.token,
-        &ids,
-    )
-    .execute(db)
-    .await?;
-    Ok(())
 }
 
 struct Candidate {
@@ -283,7 +268,6 @@ async fn admit(
     let candidates = candidates(db, lease, &wanted).await?;
     let mut limits = lock_limits(db, lease.account_id, &candidates).await?;
 
-    let mut admitted: Vec<(i32, i64)> = vec![];
     let mut suppressed: Vec<i64> = vec![];
     let mut limited: Vec<(i64, f64, String)> = vec![];
     let answers = requests
@@ -294,7 +278,7 @@ async fn admit(
                 return Answer::Denied(Denial::NotOpen);
             };
             if candidate.admitted_already {
-                return Answer::Admitted;
+                return Answer::Admitted { tight: false };
             }
             if !candidate.may_send {
                 return Answer::Denied(Denial::Paused);
@@ -315,17 +299,17 @@ async fn admit(
                 limited.push((next, delay, exhausted.reason));
                 return Answer::Denied(Denial::Limited);
             }
+            let mut tight = false;
             for limit in &mut applying {
+                tight |= limit.limit.room(now, zone) - limit.taken <= TIGHT;
                 limit.taken += 1;
                 limit.slice = Some(limit.limit.slice_at(now, zone));
                 limit.forget_before = Some(limit.limit.forget_before(now, zone));
             }
-            admitted.push((request.slot, next));
-            Answer::Admitted
+            Answer::Admitted { tight }
         })
         .collect();
 
-    mark_sending(db, lease, &admitted).await?;
     mark_suppressed(db, &suppressed).await?;
     mark_limited(db, &limited).await?;
     consume(db, &limits).await?;
@@ -444,51 +428,69 @@ async fn lock_limits(
         .collect())
 }
 
-async fn mark_sending(db: &mut PgConnection, lease: &Lease, admitted: &[(i32, i64)]) -> Result<(), sqlx::Error> {
-    if admitted.is_empty() {
-        return Ok(());
-    }
-    let (slots, ids): (Vec<i32>, Vec<i64>) = admitted.iter().copied().unzip();
-    sqlx::query!(
+/// Marks what was admitted, and writes into each connection's row the one mail that it now has in flight, or none.
+async fn mark(
+    db: &mut PgConnection,
+    lease: &Lease,
+    requests: &[Request],
+    answers: &[Answer],
+) -> Result<(), sqlx::Error> {
+    let admitted =
+        |(request, answer): (&Request, &Answer)| request.next.filter(|_| matches!(answer, Answer::Admitted { .. }));
+    let slots: Vec<i32> = requests.iter().map(|request| request.slot).collect();
+    let in_flight: Vec<Option<i64>> = requests.iter().zip(answers).map(admitted).collect();
+    let settled: Vec<i64> =
+        requests.iter().flat_map(|request| &request.settled).map(|settled| settled.delivery_id).collect();
+    let wanted = in_flight.iter().flatten().count();
+    let marked = sqlx::query!(
         r#"
-        update nightshift.deliveries
-        set state = 'sending',
-            attempt_token = $2,
-            attempts = attempts + 1,
-            attempted_at = clock_timestamp(),
-            next_attempt_at = null
-        where id = any($1)
+        with visit as (
+            select * from unnest($3::integer[], $4::bigint[]) as v (slot, delivery_id)
+        ),
+        sending as (
+            update nightshift.deliveries d
+            set state = 'sending',
+                attempt_token = $2,
+                -- the same again, where the transaction is repeated
+                attempts = attempts + case when d.state = 'sending' then 0 else 1 end,
+                attempted_at = clock_timestamp(),
+                next_attempt_at = null
+            from visit
+            where d.id = visit.delivery_id
+                and (d.state in ('pending', 'deferred') or (d.state = 'sending' and d.attempt_token = $2))
+            returning d.id
+        ),
+        holding as (
+            update nightshift.smtp_connections s
+            set delivery_id = visit.delivery_id,
+                leased_until = clock_timestamp() + make_interval(secs => $6)
+            from visit
+            where s.account_id = $1
+                and s.slot = visit.slot
+                and s.lease_token = $2
+                -- free, freed by what was just recorded, or this very mail, where the transaction is repeated
+                and (s.delivery_id is null or s.delivery_id = any($5) or s.delivery_id = visit.delivery_id)
+            returning s.delivery_id
+        )
+        select least(
+            (select count(*) from sending),
+            (select count(*) from holding where delivery_id is not null)
+        ) as "in_flight!"
         "#,
-        &ids,
-        lease.token,
-    )
-    .execute(&mut *db)
-    .await?;
-    let held = sqlx::query!(
-        r#"
-        update nightshift.smtp_connections s
-        set delivery_id = m.delivery_id,
-            leased_until = clock_timestamp() + make_interval(secs => $5)
-        from unnest($1::integer[], $2::bigint[]) as m (slot, delivery_id)
-        where s.account_id = $3
-            and s.slot = m.slot
-            and s.lease_token = $4
-            and s.delivery_id is null
-        "#,
-        &slots,
-        &ids,
         lease.account_id,
         lease.token,
+        &slots,
+        &in_flight as &[Option<i64>],
+        &settled,
         lease.lasts.as_secs_f64(),
     )
-    .execute(db)
+    .fetch_one(db)
     .await?
-    .rows_affected();
-    if held != admitted.len() as u64 {
-        // The slots were taken over, or one still holds a mail: nothing of this transaction may stand.
+    .in_flight;
+    if usize::try_from(marked) != Ok(wanted) {
+        // Slots were taken over, one still holds a mail, or a mail was settled meanwhile: nothing of this may stand.
         return Err(sqlx::Error::Protocol(format!(
-            "{held} of {} connection slots of account {} are still held",
-            admitted.len(),
+            "{marked} of {wanted} mails have a connection slot of account {} and are still open",
             lease.account_id
         )));
     }

@@ -27,7 +27,7 @@ pub struct Outgoing {
     /// Who it is from and for.
     pub envelope: Envelope,
     /// Headers and body.
-    pub content: Vec<u8>,
+    pub content: String,
 }
 
 /// What not every mail has.
@@ -135,7 +135,7 @@ impl Sender {
         .context("compose the mail")?;
         Ok(Outgoing {
             envelope: Envelope { from: self.from.email.clone(), to: recipient },
-            content: message.formatted(),
+            content: String::from_utf8(message.formatted()).context("compose the mail")?,
         })
     }
 }
@@ -156,6 +156,7 @@ fn header(name: &'static str, value: String) -> HeaderValue {
 mod tests {
     use super::*;
     use crate::accounts::Security;
+    use crate::smtp::Manners;
 
     fn sender() -> Sender {
         Sender::of(&Account {
@@ -170,6 +171,7 @@ mod tests {
             reply_to: None,
             max_connections: 1,
             paused_until: None,
+            manners: Manners::default(),
         })
         .expect("sender")
     }
@@ -188,7 +190,7 @@ mod tests {
             .compose(&to, id, rendered, Extras { unsubscribe: Some(&link), ..Extras::default() })
             .expect("mail");
 
-        let parsed = mail_parser::MessageParser::default().parse(&mail.content).expect("parses");
+        let parsed = mail_parser::MessageParser::default().parse(mail.content.as_bytes()).expect("parses");
         assert_eq!(parsed.subject(), Some("Привет, Ann – 50 % 🎉"));
         assert_eq!(parsed.message_id(), Some("00000000-0000-0000-0000-000000000007@xn--80a1acny.xn--p1ai"));
         assert_eq!(parsed.body_html(0).as_deref(), Some("<p>Grüße</p>"));
@@ -198,7 +200,7 @@ mod tests {
         );
         let from = parsed.from().and_then(|from| from.first()).expect("from");
         assert_eq!(from.name(), Some("Новости, \"GmbH\""));
-        let text = String::from_utf8(mail.content.clone()).expect("ASCII");
+        let text = &mail.content;
         assert!(text.contains(&format!("List-Unsubscribe: <{link}>\r\n")), "{text}");
         assert!(text.contains("List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"), "{text}");
         assert!(mail.content.is_ascii());
@@ -224,12 +226,12 @@ mod tests {
         let extras = Extras { attachments: &files, reply_to: Some("desk@example.test"), ..Extras::default() };
         let mail = sender().compose(&to, Uuid::from_u128(7), rendered, extras).expect("mail");
 
-        let parsed = mail_parser::MessageParser::default().parse(&mail.content).expect("parses");
+        let parsed = mail_parser::MessageParser::default().parse(mail.content.as_bytes()).expect("parses");
         assert_eq!(parsed.body_text(0).as_deref().map(str::trim), Some("Two files"));
         assert_eq!(parsed.html_body_count(), 1, "the text alone stands for both");
         let contents: Vec<&[u8]> = parsed.attachments().map(mail_parser::MessagePart::contents).collect();
         assert_eq!(contents, [files[0].content.as_slice(), &files[1].content]);
-        let text = String::from_utf8_lossy(&mail.content).into_owned();
+        let text = &mail.content;
         assert!(text.contains("Content-Type: text/calendar; method=REQUEST; charset=utf-8"), "{text}");
         assert!(text.contains("Reply-To: desk@example.test"), "{text}");
     }

@@ -132,8 +132,6 @@ pub struct SingleMail {
     pub list: Option<String>,
     /// Instead of the account's.
     pub reply_to: Option<String>,
-    /// When it was made; it expires by that.
-    pub created_at: DateTime<Utc>,
     /// Files that go with it.
     pub attachments: Vec<Attachment>,
 }
@@ -169,7 +167,7 @@ fn render(
 pub async fn load(db: &PgPool, batch_id: i64) -> Result<SingleMail, sqlx::Error> {
     let row = sqlx::query!(
         r#"
-        select m.delivery_id, m.subject, m.text_body, m.html_body, m.is_template, m.list, m.reply_to, m.created_at
+        select m.delivery_id, m.subject, m.text_body, m.html_body, m.is_template, m.list, m.reply_to
         from nightshift.deliveries d
         join nightshift.single_mails m on m.delivery_id = d.id
         where d.batch_id = $1
@@ -198,7 +196,6 @@ pub async fn load(db: &PgPool, batch_id: i64) -> Result<SingleMail, sqlx::Error>
         is_template: row.is_template,
         list: row.list,
         reply_to: row.reply_to,
-        created_at: row.created_at,
         attachments,
     })
 }

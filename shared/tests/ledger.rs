@@ -73,13 +73,13 @@ async fn a_batch_has_one_holder_until_its_lease_runs_out(db: PgPool) {
 async fn an_admitted_mail_is_sending_until_its_outcome_is_recorded(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
     let worker = ledger.worker().await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
     assert_eq!(ledger.state("ann@a.test").await, "sending");
     worker.settle("ann@a.test", Outcome::Sent).await;
     assert_eq!(ledger.state("ann@a.test").await, "sent");
     assert_eq!(worker.ask("ann@a.test").await, Answer::Denied(Denial::NotOpen), "sent mail never passes again");
 
-    assert_eq!(worker.ask("bob@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("bob@a.test").await, Answer::Admitted { tight: false });
     worker.settle("bob@a.test", Outcome::Refused(Cause::Address)).await;
     let released = batches::release(&ledger.db, &worker.claimed.lease, None, true).await.expect("release");
     assert_eq!(released, Released::Finished);
@@ -93,8 +93,12 @@ async fn a_repeated_request_is_admitted_again_without_a_second_attempt(db: PgPoo
     let ledger = Ledger::sending(db, &["ann@a.test"]).await;
     ledger.execute("insert into nightshift.limits (scope, subject, period, maximum) select 'account', id::text, 'day', 1 from nightshift.smtp_accounts").await;
     let worker = ledger.worker().await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted, "the answer of the first commit was lost");
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
+    assert_eq!(
+        worker.ask("ann@a.test").await,
+        Answer::Admitted { tight: false },
+        "the answer of the first commit was lost"
+    );
     let attempts: i32 =
         sqlx::query_scalar("select attempts from nightshift.deliveries").fetch_one(&ledger.db).await.expect("attempts");
     let used: i64 =
@@ -110,7 +114,7 @@ async fn nothing_passes_without_the_lease(db: PgPool) {
     assert_eq!(worker.ask("ann@a.test").await, Answer::Denied(Denial::LeaseLost), "it ran out");
     let taken_over = ledger.worker().await;
     assert_eq!(worker.ask("ann@a.test").await, Answer::Denied(Denial::LeaseLost), "another has it");
-    assert_eq!(taken_over.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(taken_over.ask("ann@a.test").await, Answer::Admitted { tight: false });
 }
 
 #[sqlx::test(migrator = "shared::database::MIGRATOR")]
@@ -124,7 +128,7 @@ async fn a_pause_of_campaign_or_account_holds_before_the_next_mail(db: PgPool) {
     assert_eq!(worker.ask("ann@a.test").await, Answer::Denied(Denial::Paused));
     assert_eq!(ledger.progress().await.reason.as_deref(), Some("login refused"));
     ledger.execute("update nightshift.smtp_accounts set paused_until = now() - interval '1 second'").await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
 }
 
 #[sqlx::test(migrator = "shared::database::MIGRATOR")]
@@ -137,7 +141,7 @@ async fn an_unsubscribed_recipient_is_stopped_at_the_gate(db: PgPool) {
         .await;
     assert_eq!(worker.ask("ann@a.test").await, Answer::Denied(Denial::Suppressed));
     assert_eq!(worker.ask("bob@a.test").await, Answer::Denied(Denial::Suppressed));
-    assert_eq!(worker.ask("cid@a.test").await, Answer::Admitted, "another list");
+    assert_eq!(worker.ask("cid@a.test").await, Answer::Admitted { tight: false }, "another list");
     assert_eq!(ledger.progress().await.suppressed, 2);
 }
 
@@ -157,7 +161,10 @@ async fn a_limit_defers_what_is_over_it_with_a_reason(db: PgPool) {
         worker.settle(email, Outcome::Sent).await;
         answers.push(answer);
     }
-    assert_eq!(answers, [Answer::Admitted, Answer::Admitted, Answer::Denied(Denial::Limited)]);
+    assert_eq!(
+        answers,
+        [Answer::Admitted { tight: true }, Answer::Admitted { tight: true }, Answer::Denied(Denial::Limited)]
+    );
     let (state, reply, next): (String, String, DateTime<Utc>) =
         sqlx::query_as("select state, reply, next_attempt_at from nightshift.deliveries where email = 'cid@b.test'")
             .fetch_one(&ledger.db)
@@ -172,7 +179,7 @@ async fn a_limit_defers_what_is_over_it_with_a_reason(db: PgPool) {
 async fn a_connection_holds_one_mail_and_a_second_is_never_admitted_on_it(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
     let worker = ledger.worker().await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
     let next = Some(ledger.delivery("bob@a.test").await);
     let request = Request { slot: worker.slots[0], settled: vec![], next };
     gate::pass(&ledger.db, &worker.claimed.lease, &[request]).await.expect_err("the slot is taken");
@@ -183,7 +190,7 @@ async fn a_connection_holds_one_mail_and_a_second_is_never_admitted_on_it(db: Pg
 async fn a_dead_connection_leaves_one_uncertain_mail_and_a_late_answer_settles_it(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
     let worker = ledger.worker().await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
     assert_eq!(batches::settle_dead_connections(&ledger.db).await.expect("settle"), 0, "it is alive");
 
     ledger.execute("update nightshift.smtp_connections set leased_until = now() - interval '1 second'").await;
@@ -200,7 +207,7 @@ async fn a_dead_connection_leaves_one_uncertain_mail_and_a_late_answer_settles_i
 async fn a_foreign_token_settles_nothing(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test"]).await;
     let worker = ledger.worker().await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
     let mut stranger = worker.claimed.clone();
     stranger.lease.token = Uuid::new_v4();
     let settled = vec![Settled {
@@ -232,7 +239,7 @@ async fn an_uncertain_policy_decides_what_a_dead_connection_leaves(db: PgPool) {
             .await
             .expect("policy");
         let worker = ledger.worker().await;
-        assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
+        assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
         ledger.execute("update nightshift.smtp_connections set leased_until = now() - interval '1 second'").await;
         batches::settle_dead_connections(&ledger.db).await.expect("settle");
         assert_eq!(ledger.state("ann@a.test").await, state, "{policy}");
@@ -254,9 +261,9 @@ async fn an_account_never_gets_more_connections_than_it_may(db: PgPool) {
 async fn an_early_release_is_due_again_when_its_first_delivery_is(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
     let worker = ledger.worker().await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
     worker.settle("ann@a.test", Outcome::Deferred(Duration::from_secs(600))).await;
-    assert_eq!(worker.ask("bob@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("bob@a.test").await, Answer::Admitted { tight: false });
     worker.settle("bob@a.test", Outcome::Sent).await;
     let released = batches::release(&ledger.db, &worker.claimed.lease, None, true).await.expect("release");
     let Released::DueAt(due) = released else { panic!("{released:?}") };

@@ -108,7 +108,7 @@ async fn a_campaign_of_any_age_with_recent_progress_is_not_stuck(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
     age_everything(&ledger, 300).await;
     let worker = ledger.worker().await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
     worker.settle("ann@a.test", Outcome::Sent).await;
     batches::release(&ledger.db, &worker.claimed.lease, None, true).await.expect("release");
     let now = Utc::now();
@@ -138,7 +138,7 @@ async fn what_is_deferred_into_the_future_is_not_stuck_and_its_clock_starts_when
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
     let worker = ledger.worker().await;
     for email in ["ann@a.test", "bob@a.test"] {
-        assert_eq!(worker.ask(email).await, Answer::Admitted);
+        assert_eq!(worker.ask(email).await, Answer::Admitted { tight: false });
         worker.settle(email, Outcome::Deferred(Duration::from_secs(6 * 3600))).await;
     }
     batches::release(&ledger.db, &worker.claimed.lease, None, true).await.expect("release");
@@ -191,7 +191,7 @@ async fn a_campaign_that_nobody_plans_is_stuck_and_one_for_later_is_not(db: PgPo
 #[sqlx::test(migrator = "shared::database::MIGRATOR")]
 async fn looking_changes_nothing(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
-    assert_eq!(ledger.worker().await.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(ledger.worker().await.ask("ann@a.test").await, Answer::Admitted { tight: false });
     age_everything(&ledger, 30).await;
     let before = snapshot(&ledger.db).await;
     let report = report_at(&ledger, Utc::now()).await;
@@ -204,7 +204,7 @@ async fn looking_changes_nothing(db: PgPool) {
 #[sqlx::test(migrator = "shared::database::MIGRATOR")]
 async fn resuming_gives_a_dead_functions_batch_back_and_a_second_time_changes_nothing(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
-    assert_eq!(ledger.worker().await.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(ledger.worker().await.ask("ann@a.test").await, Answer::Admitted { tight: false });
     age_everything(&ledger, 30).await;
     let (queues, messages) = counting_queues().await;
 
@@ -220,7 +220,7 @@ async fn resuming_gives_a_dead_functions_batch_back_and_a_second_time_changes_no
     assert_eq!(messages.load(Ordering::SeqCst), 1);
     assert_eq!(snapshot(&ledger.db).await, before);
 
-    assert_eq!(ledger.worker().await.ask("bob@a.test").await, Answer::Admitted);
+    assert_eq!(ledger.worker().await.ask("bob@a.test").await, Answer::Admitted { tight: false });
     ledger.progress().await;
 }
 
@@ -228,19 +228,19 @@ async fn resuming_gives_a_dead_functions_batch_back_and_a_second_time_changes_no
 async fn resuming_leaves_a_living_function_its_work(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
     let worker = ledger.worker().await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
     ledger.execute("update nightshift.batches set fruitless_claims = 9").await;
     let (queues, _) = counting_queues().await;
     assert_eq!(monitor::resume(&ledger.db, &queues, TIMING).await.expect("resume"), Resumed::default());
     worker.settle("ann@a.test", Outcome::Sent).await;
-    assert_eq!(worker.ask("bob@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("bob@a.test").await, Answer::Admitted { tight: false });
 }
 
 #[sqlx::test(migrator = "shared::database::MIGRATOR")]
 async fn resuming_closes_what_is_finished(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test"]).await;
     let worker = ledger.worker().await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
     worker.settle("ann@a.test", Outcome::Refused(Cause::Address)).await;
     batches::release(&ledger.db, &worker.claimed.lease, None, true).await.expect("release");
     age_everything(&ledger, 20).await;
@@ -311,7 +311,7 @@ async fn halving_ends_at_the_one_mail_that_kills_and_all_others_stay_open(db: Pg
 async fn the_last_open_mail_of_a_batch_is_tried_alone_before_it_is_held(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
     let worker = ledger.worker().await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
     worker.settle("ann@a.test", Outcome::Sent).await;
     batches::release(&ledger.db, &worker.claimed.lease, None, true).await.expect("release");
     let old = ledger.batches().await[0];
@@ -341,7 +341,7 @@ async fn two_monitors_halve_a_batch_once(db: PgPool) {
 async fn a_batch_with_a_mail_in_flight_is_not_halved_before_that_is_settled(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
     let worker = ledger.worker().await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted);
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
     ledger
         .execute("update nightshift.batches set fruitless_claims = 5, leased_until = now() - interval '1 second'")
         .await;

@@ -89,7 +89,7 @@ async fn a_host_makes_a_mail_in_its_own_transaction(db: PgPool) {
 
     let id = host(&ledger.db, "'news', 'Ann@A.test', 'Your code', text_body => '1234'").await.expect("made");
     let (claimed, delivery, answer) = ask(&ledger, id).await;
-    assert_eq!(answer, Answer::Admitted);
+    assert_eq!(answer, Answer::Admitted { tight: false });
     assert_eq!(settle(&ledger, &claimed, delivery, Outcome::Sent).await, Released::Finished);
     let listed = listed(&ledger.db, id).await;
     assert_eq!((listed.to.as_str(), listed.state.as_str(), listed.attempts), ("Ann@A.test", "sent", 1));
@@ -235,7 +235,7 @@ async fn suppressions_hold_for_all_mail_and_for_the_mails_own_list_only(db: PgPo
             .execute(&ledger.db)
             .await
             .expect("suppress");
-        let expected = if passes { Answer::Admitted } else { Answer::Denied(Denial::Suppressed) };
+        let expected = if passes { Answer::Admitted { tight: false } } else { Answer::Denied(Denial::Suppressed) };
         assert_eq!(ask(&ledger, id).await.2, expected, "{to} {suppressed_list:?} {own_list:?}");
         assert_eq!(listed(&ledger.db, id).await.state, if passes { "sending" } else { "suppressed" });
     }
@@ -260,15 +260,15 @@ async fn a_single_mail_counts_against_account_and_owner(db: PgPool) {
     for owner in [Some("desk"), Some("desk"), None, None] {
         let id = create(&ledger.db, &NewMail { owner, ..mail(&to) }).await.expect("made");
         let (claimed, delivery, answer) = ask(&ledger, id).await;
-        if answer == Answer::Admitted {
+        if matches!(answer, Answer::Admitted { .. }) {
             settle(&ledger, &claimed, delivery, Outcome::Sent).await;
         }
         answers.push((answer, listed(&ledger.db, id).await.reply.unwrap_or_default()));
     }
-    assert_eq!(answers[0].0, Answer::Admitted);
+    assert_eq!(answers[0].0, Answer::Admitted { tight: true });
     assert_eq!(answers[1].0, Answer::Denied(Denial::Limited));
     assert!(answers[1].1.starts_with("daily limit of user desk reached"), "{}", answers[1].1);
-    assert_eq!(answers[2].0, Answer::Admitted);
+    assert_eq!(answers[2].0, Answer::Admitted { tight: true });
     assert!(answers[3].1.starts_with("daily limit of account news reached"), "{}", answers[3].1);
 }
 
@@ -278,8 +278,12 @@ async fn content_that_is_not_wanted_is_given_up_and_the_mail_is_over(db: PgPool)
     let to = address("ann@a.test");
     let id = create(&ledger.db, &mail(&to)).await.expect("made");
     let (claimed, delivery, answer) = ask(&ledger, id).await;
-    assert_eq!(answer, Answer::Admitted);
-    let settled = vec![Settled { delivery_id: delivery, outcome: Outcome::Returned, reply: "554".to_owned() }];
+    assert_eq!(answer, Answer::Admitted { tight: false });
+    let settled = vec![Settled {
+        delivery_id: delivery,
+        outcome: Outcome::Returned(std::time::Duration::ZERO),
+        reply: "554".to_owned(),
+    }];
     gate::pass(&ledger.db, &claimed.lease, &[Request { slot: 0, settled, next: None }]).await.expect("gate");
     assert_eq!(settle(&ledger, &claimed, delivery, Outcome::Refused(Cause::Content)).await, Released::Finished);
     let listed = listed(&ledger.db, id).await;
@@ -292,7 +296,7 @@ async fn a_dead_connection_leaves_what_the_mails_own_policy_says(db: PgPool) {
     for (policy, state) in [("hold", "uncertain"), ("resend", "deferred"), ("count_as_sent", "sent")] {
         let call = format!("'news', 'ann@a.test', 'Hi', text_body => 'x', uncertain_policy => '{policy}'");
         let id = host(&ledger.db, &call).await.expect("made");
-        assert_eq!(ask(&ledger, id).await.2, Answer::Admitted);
+        assert_eq!(ask(&ledger, id).await.2, Answer::Admitted { tight: false });
         ledger.execute("update nightshift.smtp_connections set leased_until = now() - interval '1 second'").await;
         assert_eq!(batches::settle_dead_connections(&ledger.db).await.expect("settle"), 1);
         assert_eq!(listed(&ledger.db, id).await.state, state, "{policy}");
@@ -309,7 +313,7 @@ async fn a_campaign_leaves_a_connection_to_single_mails(db: PgPool) {
     assert_eq!(taken.len(), 3);
     let to = address("ann@a.test");
     let id = create(&ledger.db, &mail(&to)).await.expect("made");
-    assert_eq!(ask(&ledger, id).await.2, Answer::Admitted);
+    assert_eq!(ask(&ledger, id).await.2, Answer::Admitted { tight: false });
 }
 
 #[sqlx::test(migrator = "shared::database::MIGRATOR")]

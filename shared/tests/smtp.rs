@@ -11,7 +11,8 @@ use lettre::Address;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use shared::accounts::{Account, Security};
 use shared::config::Secret;
-use shared::smtp::{Connection, Envelope, Failure, Phase, Server, SmtpError};
+use shared::mail::Outgoing;
+use shared::smtp::{Connection, Envelope, Failure, Manners, Opened, Phase, Server, SmtpError};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufStream};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -140,14 +141,18 @@ fn server(port: u16, security: Security, password: &str) -> Server {
         reply_to: None,
         max_connections: 1,
         paused_until: None,
+        manners: Manners::default(),
     };
     let login = (!password.is_empty()).then(|| ("u".to_owned(), Secret::new(password)));
     Server::with_login(&account, login)
 }
 
-fn envelope(to: &str) -> Envelope {
+fn mail(to: &str) -> Outgoing {
     let address = |text: &str| text.parse::<Address>().expect("address");
-    Envelope { from: address("news@example.test"), to: address(to) }
+    Outgoing {
+        envelope: Envelope { from: address("news@example.test"), to: address(to) },
+        content: "Subject: x\r\n\r\n.hidden dot\r\n".to_owned(),
+    }
 }
 
 /// The part that runs in a process of its own; does nothing in an ordinary run.
@@ -159,11 +164,13 @@ async fn one_conversation() {
     let server = server(port.parse().expect("port"), security, &password);
     match Connection::open(&server).await {
         Ok(mut connection) => {
-            let refused = connection.envelope(&envelope("nobody@example.test"), true).await.expect_err("refused");
+            let refused = connection.envelope(&mail("nobody@example.test"), true).await.expect_err("refused");
             println!("OUTCOME {refused}");
-            connection.envelope(&envelope("ann@example.test"), true).await.expect("a refusal costs no connection");
+            let ann = mail("ann@example.test");
+            let opened = connection.envelope(&ann, true).await.expect("a refusal costs no connection");
+            assert_eq!(opened, Opened::Envelope, "this server offers no pipelining");
             connection.data().await.expect("data");
-            let reply = connection.content(b"Subject: x\r\n\r\n.hidden dot\r\n", Duration::from_secs(5)).await;
+            let reply = connection.content(&ann, None, true, Duration::from_secs(5)).await;
             println!("OUTCOME {}", reply.expect("taken"));
             connection.quit().await;
         }

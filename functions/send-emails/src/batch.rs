@@ -16,14 +16,14 @@ pub(crate) struct Report {
 }
 
 /// Sends what is due in the batch, over the given lines.
-pub(crate) async fn run(work: &Work<'_>, lines: &mut [Line]) -> Report {
+pub(crate) async fn run(work: &Work<'_>, lines: &mut [Line], sent_before: u64) -> Report {
     let waiting = match due_deliveries(work).await {
         Ok(deliveries) => deliveries,
         Err(error) => {
             return Report { stop: Some(Stop::Broken(format!("read deliveries: {error}"))), ..Report::default() };
         }
     };
-    let shared = Shared::new(waiting);
+    let shared = Shared::new(waiting, sent_before);
     {
         let (gate, keeper) = Gate::new();
         // `move` lets go of the last gate when the connections have ended, and so ends the keeper.
@@ -57,7 +57,7 @@ async fn due_deliveries(work: &Work<'_>) -> Result<Vec<Delivery>, sqlx::Error> {
     sqlx::query_as!(
         Delivery,
         r#"
-        select id, public_id, email, fields, attempts
+        select id, public_id, email, fields, attempts, returned
         from nightshift.deliveries
         where batch_id = $1
             and state in ('pending', 'deferred')

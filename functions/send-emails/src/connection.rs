@@ -1,13 +1,14 @@
-//! The life of one SMTP connection in a batch: envelope, gate, content, answer, next.
+//! The life of one SMTP connection in a batch: envelope, gate, content with the next envelope, answers, gate.
 
 use std::time::Duration;
 
-use chrono::Utc;
 use shared::gate::{Answer, Cause, Denial, Outcome, Request, Settled};
-use shared::smtp::{Connection, Failure, SmtpError};
+use shared::mail::Outgoing;
+use shared::smtp::{Connection, Failure, Opened, SmtpError};
 use shared::verdict::{Verdict, judge};
 
 use crate::gatekeeper::Gate;
+use crate::retry;
 use crate::work::{Delivery, Shared, Stop, Work, compose, masked};
 
 /// No mail gets its final dot with less than this until the kill: the answer may take its time.
@@ -16,10 +17,6 @@ const LEAST_TIME_FOR_A_DOT: Duration = Duration::from_secs(60);
 const TIME_TO_RECORD: Duration = Duration::from_secs(10);
 /// A server that takes longer for an envelope keeps the previous mail's outcome waiting: it is recorded on its own then.
 const OUTCOME_WAITS: Duration = Duration::from_secs(1);
-/// Longest wait between two tries of a recipient.
-const RETRY_CAP: Duration = Duration::from_secs(6 * 3600);
-/// A recipient deferred for longer is given up (RFC 5321, 4.5.4.1 advises 4 to 5 days).
-const EXPIRES_AFTER: chrono::Duration = chrono::Duration::days(4);
 
 /// A connection slot of the account, with the connection in it when it is open.
 pub(crate) struct Line {
@@ -40,230 +37,310 @@ impl Line {
     }
 }
 
-/// Outcomes of this connection that the ledger does not know yet.
-#[derive(Default)]
-struct Unrecorded(Vec<Settled>);
+/// A delivery with its mail.
+struct Ready {
+    delivery: Delivery,
+    mail: Outgoing,
+}
 
-impl Unrecorded {
-    fn add(&mut self, shared: &Shared, delivery: &Delivery, outcome: Outcome, reply: String) {
-        shared.count(|counts| match outcome {
-            Outcome::Sent => counts.sent += 1,
-            Outcome::Refused(_) => counts.refused += 1,
-            Outcome::Deferred(_) => counts.deferred += 1,
-            Outcome::Uncertain => counts.uncertain += 1,
-            Outcome::Returned => {}
-        });
-        tracing::debug!(delivery.id = delivery.id, "{}: {outcome:?}, {reply}", masked(delivery));
-        self.0.push(Settled { delivery_id: delivery.id, outcome, reply });
-    }
+/// One connection at work on a batch.
+struct Courier<'a> {
+    work: &'a Work<'a>,
+    shared: &'a Shared,
+    gate: &'a Gate,
+    line: &'a mut Line,
+    /// This connection is open and counted as working.
+    working: bool,
+    /// Outcomes of this connection that the ledger does not know yet.
+    unrecorded: Vec<Settled>,
 }
 
 /// Sends deliveries of the batch until there are none or work has to stop. Every outcome is recorded at the end.
 pub(crate) async fn run(work: &Work<'_>, shared: &Shared, gate: &Gate, line: &mut Line) {
-    let mut unrecorded = Unrecorded::default();
-    let mut working = false;
-    while let Some(delivery) = shared.next(work.deadline) {
-        if work.deadline.hard_left() < LEAST_TIME_FOR_A_DOT {
-            shared.put_back(delivery);
-            shared.stop(Stop::Deadline);
-            break;
-        }
-        if !connect(work, shared, line, &mut working).await {
-            shared.put_back(delivery);
-            break;
-        }
-        let Some(connection) = &mut line.connection else { break };
-        let was_used = connection.is_used();
-        match send(work, shared, gate, line.slot, connection, &mut unrecorded, &delivery).await {
-            Next::SameConnection => {}
-            Next::NewConnection => hang_up(shared, line, &mut working),
-            Next::SameMailAgain if was_used => {
-                // The server closed the connection between two mails: that costs no mail.
-                shared.put_back(delivery);
-                hang_up(shared, line, &mut working);
-            }
-            Next::SameMailAgain => {
-                shared.put_back(delivery);
-                hang_up(shared, line, &mut working);
-                shared.stop(Stop::Provider("the server closes the connection before the first mail".to_owned()));
-            }
-        }
-    }
-    if working {
-        shared.working.set(shared.working.get() - 1);
-    }
-    if !unrecorded.0.is_empty() {
-        let request = Request { slot: line.slot, settled: unrecorded.0, next: None };
-        if let Err(closed) = gate.pass(request).await {
-            shared.stop(Stop::Broken(closed.to_string()));
-        }
-    }
+    let mut courier = Courier { work, shared, gate, line, working: false, unrecorded: vec![] };
+    courier.send_all().await;
+    courier.leave();
+    courier.record().await;
 }
 
-fn hang_up(shared: &Shared, line: &mut Line, working: &mut bool) {
-    line.connection = None;
-    if std::mem::take(working) {
-        shared.working.set(shared.working.get() - 1);
-    }
-}
-
-/// Makes sure that the line has a connection that may carry a mail. `false`: this line has to end. When other lines
-/// work, a refused connect only means that the server wants fewer connections.
-async fn connect(work: &Work<'_>, shared: &Shared, line: &mut Line, working: &mut bool) -> bool {
-    if let Some(stale) = line.connection.take_if(|connection| !connection.is_fresh()) {
-        stale.quit().await;
-    }
-    if line.connection.is_none() {
-        match Connection::open(work.server).await {
-            Ok(connection) => line.connection = Some(connection),
-            Err(error) if shared.working.get() > usize::from(*working) => {
-                tracing::warn!("one connection less: {error}");
-                return false;
-            }
-            Err(error) => {
-                shared.stop(stop_for(&error).unwrap_or_else(|| Stop::Provider(error.to_string())));
-                return false;
-            }
-        }
-    }
-    if !std::mem::replace(working, true) {
-        shared.working.set(shared.working.get() + 1);
-    }
-    true
-}
-
-/// How to go on after a mail.
-enum Next {
-    SameConnection,
-    NewConnection,
-    SameMailAgain,
-}
-
-/// One mail: envelope, gate, DATA, content.
-async fn send(
-    work: &Work<'_>,
-    shared: &Shared,
-    gate: &Gate,
-    slot: i32,
-    connection: &mut Connection,
-    unrecorded: &mut Unrecorded,
-    delivery: &Delivery,
-) -> Next {
-    let mail = match compose(work, delivery) {
-        Ok(mail) => mail,
-        Err(error) => {
-            unrecorded.add(shared, delivery, Outcome::Refused(Cause::Render), format!("{error:#}"));
-            return Next::SameConnection;
-        }
-    };
-
-    let ascii = mail.content.is_ascii();
-    let accepted = {
-        let mut envelope = std::pin::pin!(connection.envelope(&mail.envelope, ascii));
-        match tokio::time::timeout(OUTCOME_WAITS, &mut envelope).await {
-            Ok(accepted) => accepted,
-            Err(_) => {
-                if !unrecorded.0.is_empty() {
-                    let settled = std::mem::take(&mut unrecorded.0);
-                    if let Err(closed) = gate.pass(Request { slot, settled, next: None }).await {
-                        shared.stop(Stop::Broken(closed.to_string()));
-                        return Next::NewConnection;
+impl Courier<'_> {
+    async fn send_all(&mut self) {
+        // The mail whose envelope went out with the content of the one before, and how far that got.
+        let mut ahead: Option<(Ready, Opened)> = None;
+        loop {
+            let (ready, opened) = match ahead.take() {
+                Some(opened) => opened,
+                None => {
+                    let Some(ready) = self.next_mail() else { return };
+                    if !self.connect().await {
+                        self.shared.put_back(ready.delivery);
+                        return;
+                    }
+                    match self.open_envelope(&ready).await {
+                        Ok(opened) => (ready, opened),
+                        Err(error) => {
+                            self.not_opened(ready, &error);
+                            continue;
+                        }
                     }
                 }
+            };
+            if !self.admit(&ready, opened).await {
+                continue;
+            }
+            ahead = self.hand_over(ready, opened).await;
+        }
+    }
+
+    /// The next mail to send. One that cannot be composed is its recipient's own fault, and recorded.
+    fn next_mail(&mut self) -> Option<Ready> {
+        if self.work.deadline.hard_left() < LEAST_TIME_FOR_A_DOT {
+            self.shared.stop(Stop::Deadline);
+        }
+        loop {
+            let delivery = self.shared.next(self.work.deadline)?;
+            match compose(self.work, &delivery) {
+                Ok(mail) => return Some(Ready { delivery, mail }),
+                Err(error) => self.settle(&delivery, Outcome::Refused(Cause::Render), format!("{error:#}")),
+            }
+        }
+    }
+
+    /// Makes sure that there is a connection that may carry a mail. `false`: this one has to end. When other connections
+    /// work, a refused connect only means that the server wants fewer.
+    async fn connect(&mut self) -> bool {
+        if let Some(stale) = self.line.connection.take_if(|connection| !connection.is_fresh()) {
+            stale.quit().await;
+        }
+        if self.line.connection.is_none() {
+            match Connection::open(self.work.server).await {
+                Ok(connection) => self.line.connection = Some(connection),
+                Err(error) if self.shared.working.get() > usize::from(self.working) => {
+                    tracing::warn!("one connection less: {error}");
+                    return false;
+                }
+                Err(error) => {
+                    self.shared.stop(stop_for(&error).unwrap_or_else(|| Stop::Provider(error.to_string())));
+                    return false;
+                }
+            }
+        }
+        if !std::mem::replace(&mut self.working, true) {
+            self.shared.working.set(self.shared.working.get() + 1);
+        }
+        true
+    }
+
+    fn hang_up(&mut self) {
+        self.line.connection = None;
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.working) {
+            self.shared.working.set(self.shared.working.get() - 1);
+        }
+    }
+
+    fn connection(&mut self) -> Result<&mut Connection, SmtpError> {
+        self.line.connection.as_mut().ok_or_else(SmtpError::no_connection)
+    }
+
+    async fn open_envelope(&mut self, ready: &Ready) -> Result<Opened, SmtpError> {
+        let early_data = self.shared.early_data();
+        let connection = self.line.connection.as_mut().ok_or_else(SmtpError::no_connection)?;
+        let mut envelope = std::pin::pin!(connection.envelope(&ready.mail, early_data));
+        match tokio::time::timeout(OUTCOME_WAITS, &mut envelope).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                record(self.gate, self.shared, self.line.slot, &mut self.unrecorded).await;
                 envelope.await
             }
         }
-    };
-    if let Err(error) = accepted {
-        if matches!(error.failure, Failure::Lost(_)) {
-            return Next::SameMailAgain;
-        }
-        return failed(work, shared, unrecorded, delivery, &error, false);
     }
 
-    let settled = std::mem::take(&mut unrecorded.0);
-    let answer = gate.pass(Request { slot, settled, next: Some(delivery.id) }).await;
-    let denial = match answer {
-        Ok(Answer::Admitted) => None,
-        Ok(Answer::Recorded) => Some(None),
-        Ok(Answer::Denied(Denial::LeaseLost)) => Some(Some(Stop::LeaseLost)),
-        Ok(Answer::Denied(Denial::Paused)) => Some(Some(Stop::Paused)),
-        Ok(Answer::Denied(Denial::Suppressed | Denial::NotOpen | Denial::Limited)) => Some(None),
-        Err(closed) => Some(Some(Stop::Broken(closed.to_string()))),
-    };
-    if let Some(stop) = denial {
-        match stop {
-            Some(reason) => shared.stop(reason),
-            None => shared.count(|counts| counts.withheld += 1),
+    /// Asks the gate, telling it what became of the mail before. A mail that may not leave now is left where it is.
+    async fn admit(&mut self, ready: &Ready, opened: Opened) -> bool {
+        let settled = std::mem::take(&mut self.unrecorded);
+        let next = Some(ready.delivery.id);
+        match self.gate.pass(Request { slot: self.line.slot, settled, next }).await {
+            Ok(Answer::Admitted { tight }) => {
+                self.shared.set_tight(tight);
+                return true;
+            }
+            Ok(Answer::Denied(Denial::LeaseLost)) => self.shared.stop(Stop::LeaseLost),
+            Ok(Answer::Denied(Denial::Paused)) => self.shared.stop(Stop::Paused),
+            Ok(Answer::Denied(Denial::Limited)) => {
+                self.shared.set_tight(true);
+                self.shared.count(|counts| counts.withheld += 1);
+            }
+            Ok(Answer::Recorded | Answer::Denied(Denial::Suppressed | Denial::NotOpen)) => {
+                self.shared.count(|counts| counts.withheld += 1);
+            }
+            Err(closed) => self.shared.stop(Stop::Broken(closed.to_string())),
         }
-        return match connection.reset().await {
-            Ok(()) => Next::SameConnection,
-            Err(_) => Next::NewConnection,
+        if opened == Opened::Data {
+            // The server waits for content that must not come: only a lost connection is no mail.
+            self.hang_up();
+        }
+        false
+    }
+
+    /// Gives an admitted mail away, together with the envelope of the next where the server takes that. From here on the
+    /// ledger says that it is being sent: whatever happens must be recorded.
+    async fn hand_over(&mut self, ready: Ready, opened: Opened) -> Option<(Ready, Opened)> {
+        if opened == Opened::Envelope {
+            let said = match self.connection() {
+                Ok(connection) => connection.data().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = said {
+                self.failed(&ready.delivery, &error, true);
+                return None;
+            }
+        }
+        let patience = self.work.deadline.hard_left().saturating_sub(TIME_TO_RECORD);
+        let chains = self.line.connection.as_ref().is_some_and(Connection::chains);
+        let following = if chains { self.next_mail() } else { None };
+        let early_data = self.shared.early_data();
+        let answer = match self.connection() {
+            Ok(connection) => {
+                let next = following.as_ref().map(|ready| &ready.mail);
+                connection.content(&ready.mail, next, early_data, patience).await
+            }
+            Err(error) => Err(error),
         };
+        let connection_holds = match answer {
+            Ok(reply) => {
+                self.settle(&ready.delivery, Outcome::Sent, reply);
+                true
+            }
+            Err(error) => self.failed(&ready.delivery, &error, true),
+        };
+        let following = following?;
+        if !connection_holds {
+            self.shared.put_back(following.delivery);
+            return None;
+        }
+        match self.opened_meanwhile().await {
+            None => {
+                self.shared.put_back(following.delivery);
+                None
+            }
+            Some(Ok(opened)) if self.shared.is_stopped() => {
+                self.shared.put_back(following.delivery);
+                if opened == Opened::Data {
+                    self.hang_up();
+                }
+                None
+            }
+            Some(Ok(opened)) => Some((following, opened)),
+            Some(Err(error)) => {
+                self.not_opened(following, &error);
+                None
+            }
+        }
     }
 
-    // From here on the ledger says that this mail is being sent: whatever happens must be recorded.
-    if let Err(error) = connection.data().await {
-        return failed(work, shared, unrecorded, delivery, &error, true);
-    }
-    let patience = work.deadline.hard_left().saturating_sub(TIME_TO_RECORD);
-    match connection.content(&mail.content, patience).await {
-        Ok(reply) => {
-            unrecorded.add(shared, delivery, Outcome::Sent, reply);
-            Next::SameConnection
+    /// What the server says to the envelope that went out with the last content.
+    async fn opened_meanwhile(&mut self) -> Option<Result<Opened, SmtpError>> {
+        let connection = self.line.connection.as_mut()?;
+        let mut answers = std::pin::pin!(connection.opened());
+        match tokio::time::timeout(OUTCOME_WAITS, &mut answers).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                record(self.gate, self.shared, self.line.slot, &mut self.unrecorded).await;
+                answers.await
+            }
         }
-        Err(error) => failed(work, shared, unrecorded, delivery, &error, true),
+    }
+
+    /// The envelope was refused, or the connection did not hold.
+    fn not_opened(&mut self, ready: Ready, error: &SmtpError) {
+        if !matches!(error.failure, Failure::Lost(_)) {
+            self.failed(&ready.delivery, error, false);
+            return;
+        }
+        let innocent = self.line.connection.as_ref().is_some_and(Connection::deserves_another);
+        self.shared.put_back(ready.delivery);
+        self.hang_up();
+        if !innocent {
+            self.shared
+                .stop(Stop::Provider(format!("the server closes the connection before the first mail: {error}")));
+        }
+    }
+
+    /// Carries out the verdict on a failed mail. `admitted`: it had passed the gate. Returns whether the connection can
+    /// still be used.
+    fn failed(&mut self, delivery: &Delivery, error: &SmtpError, admitted: bool) -> bool {
+        let verdict = retry::on_second_thought(judge(error), delivery, self.shared.has_sent());
+        let reply = match &error.failure {
+            Failure::Refused { code, text } => format!("{code} {text}"),
+            Failure::NotOffered(_) | Failure::Lost(_) | Failure::TimedOut(_) => error.to_string(),
+        };
+        let retry_first = self.work.ctx.settings.retry_first;
+        let outcome = match verdict {
+            Verdict::RecipientForGood => Some(Outcome::Refused(Cause::Address)),
+            Verdict::RecipientForNow => Some(retry::defer(retry_first, delivery.attempts)),
+            Verdict::Unknown => Some(Outcome::Uncertain),
+            Verdict::Message => admitted.then_some(Outcome::Returned(Duration::ZERO)),
+            Verdict::Account | Verdict::Provider => Some(Outcome::Returned(retry::return_delay(delivery.returned))),
+        };
+        if let Some(outcome) = outcome {
+            self.settle(delivery, outcome, reply);
+        }
+        if let Some(stop) = stop(verdict, error) {
+            self.shared.stop(stop);
+        }
+        let holds = match error.failure {
+            Failure::Refused { code, .. } => code != 421,
+            Failure::NotOffered(_) => true,
+            Failure::Lost(_) | Failure::TimedOut(_) => false,
+        };
+        if !holds {
+            self.hang_up();
+        }
+        holds
+    }
+
+    fn settle(&mut self, delivery: &Delivery, outcome: Outcome, reply: String) {
+        self.shared.count(|counts| match outcome {
+            Outcome::Sent => counts.sent += 1,
+            Outcome::Refused(_) => counts.refused += 1,
+            Outcome::Deferred(_) => counts.deferred += 1,
+            Outcome::Uncertain => counts.uncertain += 1,
+            Outcome::Returned(_) => {}
+        });
+        tracing::debug!(delivery.id = delivery.id, "{}: {outcome:?}, {reply}", masked(delivery));
+        self.unrecorded.push(Settled { delivery_id: delivery.id, outcome, reply });
+    }
+
+    async fn record(&mut self) {
+        record(self.gate, self.shared, self.line.slot, &mut self.unrecorded).await;
     }
 }
 
-/// Carries out the verdict on a failed mail. `admitted`: it had passed the gate.
-fn failed(
-    work: &Work<'_>,
-    shared: &Shared,
-    unrecorded: &mut Unrecorded,
-    delivery: &Delivery,
-    error: &SmtpError,
-    admitted: bool,
-) -> Next {
-    let verdict = judge(error);
-    let reply = match &error.failure {
-        Failure::Refused { code, text } => format!("{code} {text}"),
-        Failure::NotOffered(_) | Failure::Lost(_) | Failure::TimedOut(_) => error.to_string(),
-    };
-    let outcome = match verdict {
-        Verdict::RecipientForGood => Some(Outcome::Refused(Cause::Address)),
-        Verdict::RecipientForNow => Some(defer(work, delivery)),
-        Verdict::Unknown => Some(Outcome::Uncertain),
-        Verdict::Message | Verdict::Account | Verdict::Provider => admitted.then_some(Outcome::Returned),
-    };
-    if let Some(outcome) = outcome {
-        unrecorded.add(shared, delivery, outcome, reply);
+/// Takes outcomes to the ledger without asking for anything. A function, because the connection may be in use meanwhile.
+async fn record(gate: &Gate, shared: &Shared, slot: i32, unrecorded: &mut Vec<Settled>) {
+    let settled = std::mem::take(unrecorded);
+    if settled.is_empty() {
+        return;
     }
-    if let Some(stop) = stop_for(error) {
-        shared.stop(stop);
-    }
-    match error.failure {
-        Failure::Refused { code, .. } if code != 421 => Next::SameConnection,
-        Failure::NotOffered(_) => Next::SameConnection,
-        Failure::Refused { .. } | Failure::Lost(_) | Failure::TimedOut(_) => Next::NewConnection,
+    if let Err(closed) = gate.pass(Request { slot, settled, next: None }).await {
+        shared.stop(Stop::Broken(closed.to_string()));
     }
 }
 
 /// What has to stop when the failure is not the recipient's.
 fn stop_for(error: &SmtpError) -> Option<Stop> {
-    match judge(error) {
+    stop(judge(error), error)
+}
+
+fn stop(verdict: Verdict, error: &SmtpError) -> Option<Stop> {
+    match verdict {
         Verdict::Message => Some(Stop::Message(error.to_string())),
         Verdict::Account => Some(Stop::Account(error.to_string())),
         Verdict::Provider => Some(Stop::Provider(error.to_string())),
         Verdict::RecipientForGood | Verdict::RecipientForNow | Verdict::Unknown => None,
     }
-}
-
-/// Later, each time twice as long; after days, never.
-fn defer(work: &Work<'_>, delivery: &Delivery) -> Outcome {
-    if work.campaign.started_at.is_some_and(|started| Utc::now() - started > EXPIRES_AFTER) {
-        return Outcome::Refused(Cause::Expired);
-    }
-    let doublings = u32::try_from(delivery.attempts).unwrap_or(0).min(16);
-    Outcome::Deferred(work.ctx.settings.retry_first.saturating_mul(1 << doublings).min(RETRY_CAP))
 }

@@ -124,7 +124,7 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
             campaign: &content,
             deadline: if shares_connection { deadline.soft_within(TURN_OF_A_CAMPAIGN) } else { deadline },
         };
-        let report = Box::pin(batch::run(&work, &mut lines)).await;
+        let report = Box::pin(batch::run(&work, &mut lines, counts.sent)).await;
         counts += report.counts;
         let not_before = carry_out(ctx, &account, &claimed, &content, report.stop.as_ref()).await?;
         let left = Left {
@@ -151,6 +151,9 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         }
     }
     hang_up(lines).await;
+    if server.manners() != account.manners {
+        accounts::remember_manners(&ctx.db, account_id, server.manners()).await.context("remember the server")?;
+    }
     tracing::info!(
         account = account.name,
         "sent {}, refused {}, deferred {}, uncertain {} in {} batches",
@@ -275,15 +278,11 @@ async fn load(ctx: &Ctx, claimed: &Claimed) -> Result<Campaign> {
         let mail = single_mail::load(&ctx.db, batch_id)
             .await
             .with_context(|| format!("read the single mail of batch {batch_id}"))?;
-        return Ok(Campaign {
-            list: mail.list.clone(),
-            started_at: Some(mail.created_at),
-            content: Content::Single(mail),
-        });
+        return Ok(Campaign { list: mail.list.clone(), content: Content::Single(mail) });
     };
     let row = sqlx::query!(
         r#"
-        select subject, html_template, text_template, list, started_at
+        select subject, html_template, text_template, list
         from nightshift.campaigns
         where id = $1
         "#,
@@ -298,7 +297,6 @@ async fn load(ctx: &Ctx, claimed: &Claimed) -> Result<Campaign> {
                 .with_context(|| format!("templates of campaign {id}"))?,
         ),
         list: Some(row.list),
-        started_at: row.started_at,
     })
 }
 

@@ -8,6 +8,7 @@ mod batch;
 mod connection;
 mod gatekeeper;
 mod invocation;
+mod retry;
 mod work;
 
 use std::time::Duration;

@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use chrono::{DateTime, Utc};
 use shared::address::{self, EmailAddress};
 use shared::deadline::Deadline;
 use shared::gate::Lease;
@@ -22,8 +21,6 @@ pub(crate) struct Campaign {
     pub(crate) content: Content,
     /// What their unsubscribe link leaves; a mail without a list has no such link.
     pub(crate) list: Option<String>,
-    /// From when on its mails expire.
-    pub(crate) started_at: Option<DateTime<Utc>>,
 }
 
 /// What the mails of a batch say.
@@ -52,7 +49,24 @@ pub(crate) struct Delivery {
     pub(crate) public_id: Uuid,
     pub(crate) email: String,
     pub(crate) fields: serde_json::Value,
+    /// Tries that reached the server.
     pub(crate) attempts: i32,
+    /// Tries whose answer was about the account or the provider.
+    pub(crate) returned: i32,
+}
+
+#[cfg(test)]
+impl Delivery {
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            id: 1,
+            public_id: Uuid::nil(),
+            email: "ann@example.test".to_owned(),
+            fields: serde_json::json!({}),
+            attempts: 0,
+            returned: 0,
+        }
+    }
 }
 
 /// Why work on a batch ended before its deliveries did.
@@ -91,12 +105,18 @@ pub(crate) struct Shared {
     counts: Cell<Counts>,
     /// Connections that are open and work.
     pub(crate) working: Cell<usize>,
+    /// A limit is nearly used up.
+    tight: Cell<bool>,
+    /// Mails of this invocation that had gone out before this batch.
+    sent_before: u64,
 }
 
 impl Shared {
     /// Deliveries for the connections to share out.
-    pub(crate) fn new(waiting: Vec<Delivery>) -> Self {
+    pub(crate) fn new(waiting: Vec<Delivery>, sent_before: u64) -> Self {
         Self {
+            sent_before,
+            tight: Cell::default(),
             waiting: RefCell::new(waiting.into()),
             stop: RefCell::new(None),
             counts: Cell::default(),
@@ -115,6 +135,27 @@ impl Shared {
             self.stop(Stop::Deadline);
         }
         if self.stop.borrow().is_some() { None } else { self.waiting.borrow_mut().pop_front() }
+    }
+
+    /// Work has to end.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.borrow().is_some()
+    }
+
+    /// Whether DATA may be said before the gate has decided. A mail that is denied then costs its connection, so it is
+    /// not done while a limit is about to deny.
+    pub(crate) fn early_data(&self) -> bool {
+        !self.tight.get()
+    }
+
+    /// Whether a limit is nearly used up, by the gate's last word.
+    pub(crate) fn set_tight(&self, tight: bool) {
+        self.tight.set(tight);
+    }
+
+    /// Mails go out in this invocation.
+    pub(crate) fn has_sent(&self) -> bool {
+        self.sent_before + self.counts.get().sent > 0
     }
 
     /// Hands a delivery back that was not touched.

@@ -1,5 +1,5 @@
-//! The bare SMTP blast: the same mail over as many connections, command by command with the pipeline's own SMTP client,
-//! and nothing else. No ledger, no template, no queue: what is left of the rate is what these cost.
+//! The bare SMTP blast: the same mail over as many connections, in the same groups of commands with the pipeline's own
+//! SMTP client, and nothing else. No ledger, no template, no queue: what is left of the rate is what these cost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +11,7 @@ use serde_json::json;
 use shared::accounts::Account;
 use shared::keys::Keys;
 use shared::mail::{Extras, Outgoing, Sender};
-use shared::smtp::{Connection, Envelope, Server};
+use shared::smtp::{Connection, Envelope, Opened, Server};
 use shared::template::{MailTemplate, text_from_html};
 use shared::unsubscribe::Unsubscribe;
 use tokio::task::JoinSet;
@@ -86,30 +86,46 @@ impl Blast {
         Ok(Blasted { mails_per_second: f64::from(mails) / seconds, seconds })
     }
 
-    /// One connection; like the pipeline's it is opened anew when it is used up.
+    /// One connection; like the pipeline's it is opened anew when it is used up, and the content of a mail opens the
+    /// envelope of the next where the server takes that.
     async fn send(&self, next: &AtomicU32, mails: u32) -> Result<()> {
         let mut open: Option<Connection> = None;
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= mails {
-                break;
-            }
-            if let Some(stale) = open.take_if(|connection| !connection.is_fresh()) {
+        let mut following = self.next(next, mails)?;
+        let mut ahead = None;
+        while let Some(mail) = following.take() {
+            if let Some(stale) = open.take_if(|connection| ahead.is_none() && !connection.is_fresh()) {
                 stale.quit().await;
             }
             let connection = match &mut open {
                 Some(connection) => connection,
                 None => open.insert(Connection::open(&self.server).await?),
             };
-            let to = pipeline::recipient(number).parse().context("address of a recipient")?;
-            let envelope = Envelope { from: self.mail.envelope.from.clone(), to };
-            connection.envelope(&envelope, true).await?;
-            connection.data().await?;
-            connection.content(&self.mail.content, PATIENCE).await?;
+            let opened = match ahead.take() {
+                Some(opened) => opened,
+                None => connection.envelope(&mail, true).await?,
+            };
+            if opened == Opened::Envelope {
+                connection.data().await?;
+            }
+            following = self.next(next, mails)?;
+            let chained = following.as_ref().filter(|_| connection.chains());
+            connection.content(&mail, chained, true, PATIENCE).await?;
+            ahead = connection.opened().await.transpose()?;
         }
         if let Some(connection) = open {
             connection.quit().await;
         }
         Ok(())
+    }
+
+    /// The mail to the next recipient.
+    fn next(&self, next: &AtomicU32, mails: u32) -> Result<Option<Outgoing>> {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        if number >= mails {
+            return Ok(None);
+        }
+        let to = pipeline::recipient(number).parse().context("address of a recipient")?;
+        let envelope = Envelope { from: self.mail.envelope.from.clone(), to };
+        Ok(Some(Outgoing { envelope, content: self.mail.content.clone() }))
     }
 }
