@@ -9,3 +9,8 @@ alter table nightshift.smtp_accounts
 -- Tries that ended with an answer about the account or the provider and not about this mail: they cost it no attempt.
 alter table nightshift.deliveries
     add column returned integer not null default 0;
+
+-- An index on what changes with each mail keeps Postgres from updating the row in place, and a handful of rows grew to
+-- thousands of dead ones. That a mail is in one connection at most is the gate's doing: it marks each only once.
+alter table nightshift.smtp_connections
+    drop constraint smtp_connections_delivery_id_key;

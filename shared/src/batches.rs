@@ -18,7 +18,7 @@ use crate::queue::{BatchQueues, MAX_DELAY, Queue};
 const MAX_OUTSTANDING: i32 = 8;
 /// Connections that one function opens at most. More would leave none for the other functions of an account with few;
 /// fewer would wait for each server's answers one by one.
-pub const CONNECTIONS_PER_INVOCATION: i32 = 4;
+pub const CONNECTIONS_PER_INVOCATION: i32 = 16;
 /// Most doorbells in one round, so that a round ends.
 const MAX_RINGS: i64 = 500;
 

@@ -181,6 +181,9 @@ async fn check_recipients(db: &mut PgConnection, id: i64, fields: &BTreeSet<Stri
     }
 }
 
+/// Deliveries of one campaign that change what Postgres should think of the table.
+const MANY: i64 = 1000;
+
 /// What planning a campaign came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Planned {
@@ -264,6 +267,12 @@ pub async fn plan_next_due(
     .execute(&mut *tx)
     .await?;
     tx.commit().await.with_context(|| format!("commit the plan of campaign {}", campaign.id))?;
+    if row.deliveries >= MANY {
+        // Rows came by the thousand: plans that were made for a small table read all of it for each mail.
+        if let Err(error) = analyze(db).await {
+            tracing::warn!(campaign.id = campaign.id, "no fresh statistics, so sending may be slow at first: {error}");
+        }
+    }
     Ok(Some(Ok(Planned {
         campaign_id: campaign.id,
         deliveries: row.deliveries,
@@ -271,6 +280,15 @@ pub async fn plan_next_due(
         suppressed: row.suppressed,
         batches: row.batches,
     })))
+}
+
+/// Lets Postgres count the ledger anew, which also makes it plan anew. Waits only briefly where it is being counted
+/// already.
+async fn analyze(db: &PgPool) -> Result<(), sqlx::Error> {
+    let mut tx = db.begin().await?;
+    sqlx::query("set local lock_timeout = '5s'").execute(&mut *tx).await?;
+    sqlx::query("analyze nightshift.deliveries, nightshift.batches").execute(&mut *tx).await?;
+    tx.commit().await
 }
 
 /// Closes campaigns none of whose batches is open any more. Returns their ids.

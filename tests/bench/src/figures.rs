@@ -8,6 +8,7 @@ use crate::Options;
 use crate::blast::Blasted;
 use crate::pipeline::Sent;
 use crate::surroundings::Surroundings;
+use crate::wire::Cell;
 
 /// Pipeline and blast, one after the other.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -45,6 +46,7 @@ pub(crate) struct Figures {
     sink_keeps: &'static str,
     surroundings: Surroundings,
     rounds: Vec<Round>,
+    wire: Vec<Cell>,
 }
 
 impl Figures {
@@ -54,6 +56,7 @@ impl Figures {
         mail_bytes: usize,
         surroundings: Surroundings,
         rounds: Vec<Round>,
+        wire: Vec<Cell>,
     ) -> Self {
         let over = |figure: fn(&Round) -> f64| median(rounds.iter().map(figure).collect());
         let durable_when_counted = if surroundings.postgres.is_durable() {
@@ -87,6 +90,7 @@ impl Figures {
             sink_keeps,
             surroundings,
             rounds,
+            wire,
         }
     }
 
@@ -155,6 +159,26 @@ impl Figures {
             table.add_row([label.to_owned(), value]);
         }
         println!("{table}");
+        self.print_wire();
+    }
+
+    fn print_wire(&self) {
+        if self.wire.is_empty() {
+            return;
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(["Delay", "Refused", "Round trips a mail", "Connections", "Mails/s"]);
+        for cell in &self.wire {
+            table.add_row([
+                format!("{} ms", cell.delay_ms),
+                format!("{} of {}", cell.refused, cell.sent + cell.refused),
+                format!("{:.2}", cell.round_trips_per_mail),
+                cell.connections.to_string(),
+                format!("{:.0}", cell.mails_per_second),
+            ]);
+        }
+        println!("\n{table}");
     }
 }
 

@@ -8,6 +8,7 @@ mod blast;
 mod figures;
 mod pipeline;
 mod surroundings;
+mod wire;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use local_cloud::state::State;
 use shared::batches::CONNECTIONS_PER_INVOCATION;
 
 use crate::figures::{Figures, Round};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, Target};
 use crate::surroundings::Surroundings;
 
 /// Name of the runner, and of the folder that its servers work in.
@@ -53,6 +54,9 @@ struct Options {
     /// Seconds after which an unfinished measurement fails
     #[arg(long, default_value_t = 900)]
     time_limit: u64,
+    /// Measure round trips a mail too, against sinks of different distance that refuse some recipients
+    #[arg(long)]
+    wire: bool,
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
@@ -165,7 +169,12 @@ async fn measure_in_time(options: &Options) -> Result<ExitCode> {
 }
 
 async fn measure(options: &Options) -> Result<Figures> {
-    let pipeline = Pipeline::prepare(options).await?;
+    let (host, port) = match &options.sink {
+        Some(sink) => (sink.host.as_str(), sink.port),
+        None => ("inbox", 25),
+    };
+    let target = Target { account: "bench", host, port, connections: options.connections };
+    let pipeline = Pipeline::prepare(options, &target).await?;
     let surroundings = Surroundings::read(&pipeline.db).await?;
     let blast = blast::Blast::prepare(options, pipeline.account())?;
 
@@ -184,5 +193,6 @@ async fn measure(options: &Options) -> Result<Figures> {
         );
         rounds.push(round);
     }
-    Ok(Figures::new(options, pipeline.account(), blast.content_bytes(), surroundings, rounds))
+    let wire = if options.wire { wire::measure(options).await? } else { vec![] };
+    Ok(Figures::new(options, pipeline.account(), blast.content_bytes(), surroundings, rounds, wire))
 }

@@ -18,7 +18,6 @@ use crate::surroundings::peak_memory_of_senders;
 
 /// Subject of the campaign; with `examples/mail.html` it uses every field of the recipients.
 pub(crate) const SUBJECT: &str = "{{ first_name }}, order {{ order_no }} is on its way";
-const ACCOUNT: &str = "bench";
 /// How often the ledger is asked whether the campaign is over. The rate does not depend on it, the wall time does.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -30,9 +29,20 @@ pub(crate) struct Pipeline {
     account: Account,
 }
 
+/// A server that takes the mails, and how many connections may be open to it.
+pub(crate) struct Target<'a> {
+    /// Name of the account towards it.
+    pub(crate) account: &'a str,
+    pub(crate) host: &'a str,
+    pub(crate) port: u16,
+    pub(crate) connections: i32,
+}
+
 /// What one campaign took.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Sent {
+    /// Mails that the sink accepted.
+    pub(crate) mails: i64,
     /// Mails over the time from the first gate to the last recorded outcome.
     pub(crate) mails_per_second: f64,
     /// That time.
@@ -59,30 +69,26 @@ pub(crate) fn html_template(project: &Path) -> PathBuf {
 
 impl Pipeline {
     /// Adds the account.
-    pub(crate) async fn prepare(options: &Options) -> Result<Self> {
+    pub(crate) async fn prepare(options: &Options, target: &Target<'_>) -> Result<Self> {
         let runner = std::env::var_os("NIGHTSHIFT_RUNNER").context("NIGHTSHIFT_RUNNER does not name the runner")?;
         let url = std::env::var("DATABASE_URL").context("DATABASE_URL does not name the runner's database")?;
-        let (host, port) = match &options.sink {
-            Some(sink) => (sink.host.as_str(), sink.port),
-            None => ("inbox", 25),
-        };
         let db = shared::database::pool(&url, 2).context("database of the runner")?;
         command(&runner)
             .run(
                 "account add",
                 &[
-                    ACCOUNT,
+                    target.account,
                     "--replace",
                     "--security=plain",
                     "--from=bench@example.test",
-                    &format!("--host={host}"),
-                    &format!("--port={port}"),
-                    &format!("--max-connections={}", options.connections),
+                    &format!("--host={}", target.host),
+                    &format!("--port={}", target.port),
+                    &format!("--max-connections={}", target.connections),
                 ],
             )
             .await?;
-        command(&runner).run("account test", &[ACCOUNT]).await?;
-        let id = accounts::find(&db, ACCOUNT).await?.context("the account was not added")?;
+        command(&runner).run("account test", &[target.account]).await?;
+        let id = accounts::find(&db, target.account).await?.context("the account was not added")?;
         let account = accounts::load(&db, id).await?;
         Ok(Self { db, runner: runner.into(), project: options.project.clone(), account })
     }
@@ -94,6 +100,15 @@ impl Pipeline {
 
     /// Sends one campaign. Every mail must have been accepted.
     pub(crate) async fn run(&self, mails: u32) -> Result<Sent> {
+        let sent = self.send(mails).await?;
+        if sent.mails != i64::from(mails) {
+            bail!("{} of {mails} mails were sent, the sink did not take all", sent.mails);
+        }
+        Ok(sent)
+    }
+
+    /// Sends one campaign; the sink may refuse recipients.
+    pub(crate) async fn send(&self, mails: u32) -> Result<Sent> {
         let campaign = self.create(mails).await?;
         let commits_before = self.commits().await?;
         let started = Instant::now();
@@ -103,12 +118,8 @@ impl Pipeline {
         let commits = self.commits().await? - commits_before;
 
         let receipt = receipt::receipt(&self.db, campaign).await?.context("the campaign is gone")?;
-        if receipt.progress.sent != i64::from(mails) || !receipt.balances {
-            bail!(
-                "{} of {mails} mails were sent, the sink did not take all: {}",
-                receipt.progress.sent,
-                serde_json::to_string(&receipt.reasons)?
-            );
+        if !receipt.balances {
+            bail!("the books of campaign {campaign} do not balance: {}", serde_json::to_string(&receipt)?);
         }
         let seconds: f64 = sqlx::query_scalar(
             "select extract(epoch from max(settled_at) - min(attempted_at))::float8
@@ -120,7 +131,8 @@ impl Pipeline {
         .await
         .context("read the times of the campaign")?;
         Ok(Sent {
-            mails_per_second: f64::from(mails) / seconds,
+            mails: receipt.progress.sent,
+            mails_per_second: receipt.progress.sent as f64 / seconds,
             seconds,
             wall_seconds,
             commits_per_mail: commits as f64 / f64::from(mails),
@@ -148,7 +160,7 @@ impl Pipeline {
             "--name".as_ref(),
             "Benchmark".as_ref(),
             "--account".as_ref(),
-            ACCOUNT.as_ref(),
+            self.account.name.as_ref(),
             "--subject".as_ref(),
             SUBJECT.as_ref(),
             "--html".as_ref(),
