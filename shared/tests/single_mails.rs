@@ -38,7 +38,7 @@ fn address(text: &str) -> EmailAddress {
 }
 
 async fn create(db: &PgPool, new: &NewMail<'_>) -> Result<Uuid, CreateError> {
-    single_mail::create(&mut *db.acquire().await.expect("connection"), new).await
+    single_mail::create(&mut db.acquire().await.expect("connection"), new).await
 }
 
 /// What a host's own SQL gets: the public id, or the words of the refusal.
