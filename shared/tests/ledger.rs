@@ -93,7 +93,7 @@ async fn a_repeated_request_is_admitted_again_without_a_second_attempt(db: PgPoo
     let ledger = Ledger::sending(db, &["ann@a.test"]).await;
     ledger.execute("insert into nightshift.limits (scope, subject, period, maximum) select 'account', id::text, 'day', 1 from nightshift.smtp_accounts").await;
     let worker = ledger.worker().await;
-    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: true });
     assert_eq!(
         worker.ask("ann@a.test").await,
         Answer::Admitted { tight: false },
@@ -163,7 +163,7 @@ async fn a_limit_defers_what_is_over_it_with_a_reason(db: PgPool) {
     }
     assert_eq!(
         answers,
-        [Answer::Admitted { tight: true }, Answer::Admitted { tight: true }, Answer::Denied(Denial::Limited)]
+        [Answer::Admitted { tight: false }, Answer::Admitted { tight: true }, Answer::Denied(Denial::Limited)]
     );
     let (state, reply, next): (String, String, DateTime<Utc>) =
         sqlx::query_as("select state, reply, next_attempt_at from nightshift.deliveries where email = 'cid@b.test'")
