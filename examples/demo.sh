@@ -45,9 +45,12 @@ step "6. One of the mails"
 run inbox list --limit 3
 run inbox show 1
 
-step "7. Does anything stand still? (monitor-campaigns looks every five minutes)"
+step "7. A single mail, which would not have waited for the campaign"
+run mail send --account bookshop --to ann@example.org --subject "Your code" --text "1234" --key login-1 --wait
+
+step "8. Does anything stand still? (monitor-campaigns looks every five minutes)"
 run health-check
 
-step "8. Health"
+step "9. Health"
 printf '$ curl %s/health/\n' "$NIGHTSHIFT_GATEWAY"
 "$runner" get "$NIGHTSHIFT_GATEWAY/health/"

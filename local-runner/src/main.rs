@@ -1,5 +1,5 @@
-//! `local-runner`: runs the functions of `template.yaml` on this machine, and what one does with accounts, campaigns and
-//! caught mail.
+//! `local-runner`: runs the functions of `template.yaml` on this machine, and what one does with accounts, campaigns,
+//! single mails and caught mail.
 
 mod commands;
 mod output;
@@ -17,8 +17,9 @@ use crate::commands::account::AccountCommand;
 use crate::commands::campaign::CampaignCommand;
 use crate::commands::health_check::HealthCheck;
 use crate::commands::inbox::InboxCommand;
+use crate::commands::mail::MailCommand;
 use crate::commands::suppression::SuppressionCommand;
-use crate::commands::{account, campaign, health_check, inbox, suppression};
+use crate::commands::{account, campaign, health_check, inbox, mail, suppression};
 use crate::session::Session;
 
 /// Runs Nightshift on this machine
@@ -83,6 +84,9 @@ enum Command {
     /// Campaigns
     #[command(subcommand)]
     Campaign(CampaignCommand),
+    /// Single mails: to one person, now, whatever else is being sent
+    #[command(subcommand)]
+    Mail(MailCommand),
     /// Find work that does not go on, and resume it with --fix; exit code 1 when something was found stuck
     HealthCheck(HealthCheck),
     /// Mails that the runner's inbox caught
@@ -128,6 +132,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Account(command) => account::run(command, &session()?).await?,
         Command::Suppression(command) => suppression::run(command, &session()?).await?,
         Command::Campaign(command) => campaign::run(command, &session()?).await?,
+        Command::Mail(command) => return mail::run(command, &session()?).await,
         Command::HealthCheck(check) => return health_check::run(check, &session()?).await,
         Command::Inbox(command) => inbox::run(command, &session::mailbox(&project, &cli.runner)?)?,
     }

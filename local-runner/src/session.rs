@@ -9,15 +9,16 @@ use local_cloud::state::{Runner, RunnerRecord, State};
 use local_cloud::template::QueueUrls;
 use shared::accounts;
 use shared::keys::Keys;
-use shared::queue::Queue;
+use shared::queue::{BatchQueues, Queue};
 use sqlx::PgPool;
 
 /// Parameter of the template that holds the encryption keys, and the name of the secret that the runner keeps for it.
 pub(crate) const ENCRYPTION_KEYS: &str = "EncryptionKeys";
 /// Logical id of the queue that a started campaign rings.
 const CAMPAIGNS_QUEUE: &str = "CampaignsQueue";
-/// Logical id of the queue that announces batches.
+/// Logical ids of the queues that announce batches: campaigns' and single mails'.
 const EMAIL_QUEUE: &str = "EmailQueue";
+const TRANSACTIONAL_QUEUE: &str = "TransactionalQueue";
 /// Sub-folder of the state with the inbox's mails.
 pub(crate) const INBOX: &str = "inbox";
 
@@ -75,9 +76,9 @@ impl Session {
         self.queue(CAMPAIGNS_QUEUE)
     }
 
-    /// The queue that announces batches.
-    pub(crate) fn email_queue(&self) -> Result<Queue> {
-        self.queue(EMAIL_QUEUE)
+    /// The queues that announce batches.
+    pub(crate) fn batch_queues(&self) -> Result<BatchQueues> {
+        Ok(BatchQueues { email: self.queue(EMAIL_QUEUE)?, transactional: self.queue(TRANSACTIONAL_QUEUE)? })
     }
 
     fn queue(&self, logical_id: &str) -> Result<Queue> {

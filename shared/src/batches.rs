@@ -1,5 +1,6 @@
 //! Batches: pieces of a campaign that one function works on at a time, and the doorbells that announce them.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,9 +11,9 @@ use uuid::Uuid;
 use crate::config::{self, ConfigError};
 use crate::doorbell::Doorbell;
 use crate::gate::Lease;
-use crate::queue::{MAX_DELAY, Queue};
+use crate::queue::{BatchQueues, MAX_DELAY, Queue};
 
-/// Batches of one account that are rung or worked on at a time. More fills the queue with work that only waits; fewer
+/// Batches of one account that are rung or worked on at a time, campaigns' and single mails' counted apart. More fills the queue with work that only waits; fewer
 /// leaves functions idle.
 const MAX_OUTSTANDING: i32 = 8;
 /// Connections that one function opens at most. More would leave none for the other functions of an account with few;
@@ -221,12 +222,38 @@ pub async fn release(
     })
 }
 
-/// Takes up to `wanted` free connection slots of the account, so that all functions together never open more
-/// connections than its `max_connections`.
+/// The connection slots that a batch may use. The first is kept for single mails, so that a campaign never has them wait
+/// for its connections; an account with only one connection shares it ([`single_mail_waits`]).
+pub fn slots_for(campaign_id: Option<i64>, max_connections: i32) -> Range<i32> {
+    let kept = i32::from(campaign_id.is_some() && max_connections > 1);
+    kept..max_connections
+}
+
+/// Whether a single mail of the account is due or will be within seconds. A campaign that shares the account's only
+/// connection leaves it alone then.
+pub async fn single_mail_waits(db: impl PgExecutor<'_>, account_id: i64) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"
+        select exists (
+            select from nightshift.batches
+            where account_id = $1
+                and campaign_id is null
+                and finished_at is null
+                and due_at <= now() + interval '10 seconds'
+        ) as "waits!"
+        "#,
+        account_id,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// Takes up to `wanted` free connection slots of the account among `slots`, so that all functions together never open
+/// more connections than its `max_connections`.
 pub async fn take_slots(
     db: &PgPool,
     account_id: i64,
-    max_connections: i32,
+    slots: Range<i32>,
     wanted: i32,
     token: Uuid,
     lasts: Duration,
@@ -240,7 +267,7 @@ pub async fn take_slots(
         on conflict do nothing
         "#,
         account_id,
-        max_connections,
+        slots.end,
     )
     .execute(db)
     .await?;
@@ -253,6 +280,7 @@ pub async fn take_slots(
             select slot
             from nightshift.smtp_connections
             where account_id = $1
+                and slot >= $6
                 and slot < $2
                 and delivery_id is null
                 and (leased_until is null or leased_until <= clock_timestamp())
@@ -265,10 +293,11 @@ pub async fn take_slots(
         returning s.slot
         "#,
         account_id,
-        max_connections,
+        slots.end,
         i64::from(wanted),
         token,
         lasts.as_secs_f64(),
+        slots.start,
     )
     .fetch_all(db)
     .await
@@ -302,11 +331,11 @@ pub async fn settle_dead_connections(db: impl PgExecutor<'_>) -> Result<i64, sql
 }
 
 /// Rings every batch that is due, held by nobody and not rung for a while; at most a few per account at a time, the
-/// campaigns of an account in turn. Returns how many doorbells were sent.
+/// campaigns of an account in turn, single mails beside them. Returns how many doorbells were sent.
 ///
 /// The row comes first, then the ring, then the stamp: a crash between the last two rings twice, which is harmless.
-pub async fn ring_due(db: &PgPool, email: &Queue, timing: Timing) -> Result<usize> {
-    let due = sqlx::query_file_scalar!(
+pub async fn ring_due(db: &PgPool, queues: &BatchQueues, timing: Timing) -> Result<usize> {
+    let due = sqlx::query_file!(
         "src/batches/due.sql",
         timing.ring_again.as_secs_f64(),
         MAX_OUTSTANDING,
@@ -315,16 +344,21 @@ pub async fn ring_due(db: &PgPool, email: &Queue, timing: Timing) -> Result<usiz
     )
     .fetch_all(db)
     .await?;
-    let doorbells: Vec<_> = due.iter().map(|&batch_id| (Doorbell::Batch { batch_id }, Duration::ZERO)).collect();
-    email.ring(&doorbells).await?;
-    stamp_rung(db, &due, Duration::ZERO).await?;
+    let (single, campaigns): (Vec<_>, Vec<_>) = due.iter().partition(|batch| batch.campaign_id.is_none());
+    for (queue, batches) in [(&queues.transactional, single), (&queues.email, campaigns)] {
+        let ids: Vec<i64> = batches.iter().map(|batch| batch.id).collect();
+        let doorbells: Vec<_> = ids.iter().map(|&batch_id| (Doorbell::Batch { batch_id }, Duration::ZERO)).collect();
+        queue.ring(&doorbells).await?;
+        stamp_rung(db, &ids, Duration::ZERO).await?;
+    }
     Ok(due.len())
 }
 
-/// Rings one batch for a time within the next quarter of an hour; later ones are left to the dispatch of that minute.
+/// Rings one batch on its queue for a time within the next quarter of an hour; later ones are left to the dispatch of that
+/// minute.
 pub async fn ring_at(
     db: &PgPool,
-    email: &Queue,
+    queue: &Queue,
     batch_id: i64,
     due_at: DateTime<Utc>,
     now: DateTime<Utc>,
@@ -335,7 +369,7 @@ pub async fn ring_at(
     if delay > MAX_DELAY {
         return Ok(());
     }
-    email.ring(&[(Doorbell::Batch { batch_id }, delay)]).await?;
+    queue.ring(&[(Doorbell::Batch { batch_id }, delay)]).await?;
     stamp_rung(db, &[batch_id], delay).await?;
     Ok(())
 }

@@ -25,6 +25,12 @@ impl Deadline {
         Self::after(soft, Duration::from_millis(u64::try_from(left).unwrap_or(u64::MAX)))
     }
 
+    /// The same kill, but a soft limit that is at most this far away.
+    #[must_use]
+    pub fn soft_within(self, turn: Duration) -> Self {
+        Self { soft: self.soft.min(Instant::now() + turn), ..self }
+    }
+
     /// No further work should be taken.
     pub fn soft_passed(&self) -> bool {
         Instant::now() >= self.soft

@@ -93,6 +93,8 @@ pub enum Cause {
     Expired,
     /// The template cannot be rendered with this recipient's fields.
     Render,
+    /// The server will not take what it says. Only of a single mail: a campaign is paused instead.
+    Content,
 }
 
 impl Cause {
@@ -101,6 +103,7 @@ impl Cause {
             Self::Address => "address",
             Self::Expired => "expired",
             Self::Render => "render",
+            Self::Content => "content",
         }
     }
 }
@@ -325,15 +328,16 @@ async fn candidates(db: &mut PgConnection, lease: &Lease, ids: &[i64]) -> Result
             exists (
                 select from nightshift.suppressions s
                 where s.email_normalised = d.email_normalised
-                    and s.list in ('', c.list)
+                    and s.list in ('', coalesce(c.list, m.list))
             ) as "suppressed!",
             substring(d.email_normalised from '[^@]*$') as "domain!",
-            c.owner as "owner?",
+            coalesce(c.owner, m.owner) as "owner?",
             a.time_zone
         from nightshift.deliveries d
         join nightshift.batches b on b.id = d.batch_id
         join nightshift.smtp_accounts a on a.id = b.account_id
         left join nightshift.campaigns c on c.id = d.campaign_id
+        left join nightshift.single_mails m on m.delivery_id = d.id
         where d.id = any($1)
             and d.batch_id = $2
         "#,

@@ -19,6 +19,7 @@ pub mod monitor;
 pub mod queue;
 pub mod receipt;
 pub mod recipients;
+pub mod single_mail;
 pub mod smtp;
 pub mod suppressions;
 pub mod telemetry;

@@ -1,8 +1,9 @@
 //! The mail itself: headers, text and HTML part, and what makes it the same mail when it is sent again.
 
 use anyhow::{Context, Result};
+use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::header::{HeaderName, HeaderValue};
-use lettre::message::{Mailbox, MultiPart, SinglePart};
+use lettre::message::{self, Body, Mailbox, MultiPart, SinglePart};
 use lettre::{Address, Message};
 use uuid::Uuid;
 
@@ -27,6 +28,43 @@ pub struct Outgoing {
     pub envelope: Envelope,
     /// Headers and body.
     pub content: String,
+}
+
+/// What not every mail has.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extras<'a> {
+    /// The link of RFC 8058's one-click headers.
+    pub unsubscribe: Option<&'a str>,
+    /// Instead of the account's.
+    pub reply_to: Option<&'a str>,
+    /// Files that go with it.
+    pub attachments: &'a [Attachment],
+}
+
+/// A file that goes with a mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// File name that the recipient sees.
+    pub name: String,
+    /// As it stands in `Content-Type`, parameters and all.
+    pub content_type: String,
+    /// The file.
+    pub content: Vec<u8>,
+}
+
+fn with_files(body: MultiPart, files: &[Attachment]) -> Result<MultiPart> {
+    files.iter().try_fold(body, |mail, file| Ok(mail.singlepart(file.part()?)))
+}
+
+impl Attachment {
+    fn part(&self) -> Result<SinglePart> {
+        let content_type = ContentType::parse(&self.content_type)
+            .with_context(|| format!("content type {:?} of attachment {}", self.content_type, self.name))?;
+        // Base64 whatever is in it: the file arrives byte by byte as it was, line ends and all.
+        let body = Body::new_with_encoding(self.content.clone(), ContentTransferEncoding::Base64)
+            .map_err(|_| anyhow::anyhow!("attachment {} cannot be encoded", self.name))?;
+        Ok(message::Attachment::new(self.name.clone()).body(body, content_type))
+    }
 }
 
 impl Sender {
@@ -58,13 +96,13 @@ impl Sender {
         format!("<{public_id}@{}>", self.domain)
     }
 
-    /// Builds the mail. `unsubscribe` is the link of RFC 8058's one-click headers.
+    /// Builds the mail.
     pub fn compose(
         &self,
         to: &EmailAddress,
         public_id: Uuid,
         rendered: Rendered,
-        unsubscribe: Option<&str>,
+        extras: Extras<'_>,
     ) -> Result<Outgoing> {
         let recipient = address(to.as_given())?;
         let mut builder = Message::builder()
@@ -72,21 +110,29 @@ impl Sender {
             .to(Mailbox::new(None, recipient.clone()))
             .subject(rendered.subject)
             .message_id(Some(self.message_id(public_id)));
-        if let Some(reply_to) = &self.reply_to {
-            builder = builder.reply_to(reply_to.clone());
+        let reply_to = match extras.reply_to {
+            Some(own) => Some(Mailbox::new(None, address(own).context("reply-to address")?)),
+            None => self.reply_to.clone(),
+        };
+        if let Some(reply_to) = reply_to {
+            builder = builder.reply_to(reply_to);
         }
-        if let Some(link) = unsubscribe {
+        if let Some(link) = extras.unsubscribe {
             builder = builder
                 .raw_header(header("List-Unsubscribe", format!("<{link}>")))
                 .raw_header(header("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()));
         }
-        let message = builder
-            .multipart(
-                MultiPart::alternative()
-                    .singlepart(SinglePart::plain(rendered.text))
-                    .singlepart(SinglePart::html(rendered.html)),
-            )
-            .context("compose the mail")?;
+        let text = SinglePart::plain(rendered.text);
+        let both = |text, html| MultiPart::alternative().singlepart(text).singlepart(SinglePart::html(html));
+        let message = match (rendered.html, extras.attachments) {
+            (None, []) => builder.singlepart(text),
+            (Some(html), []) => builder.multipart(both(text, html)),
+            (None, files) => builder.multipart(with_files(MultiPart::mixed().singlepart(text), files)?),
+            (Some(html), files) => {
+                builder.multipart(with_files(MultiPart::mixed().multipart(both(text, html)), files)?)
+            }
+        }
+        .context("compose the mail")?;
         Ok(Outgoing {
             envelope: Envelope { from: self.from.email.clone(), to: recipient },
             content: String::from_utf8(message.formatted()).context("compose the mail")?,
@@ -135,14 +181,16 @@ mod tests {
         let id = Uuid::from_u128(7);
         let rendered = Rendered {
             subject: "Привет, Ann – 50 % 🎉".to_owned(),
-            html: "<p>Grüße</p>".to_owned(),
+            html: Some("<p>Grüße</p>".to_owned()),
             text: "Grüße\n.\nund ein Punkt".to_owned(),
         };
         let to = "Ann@Example.TEST".parse().expect("address");
         let link = "https://example.test/unsubscribe/".to_owned() + &"x".repeat(200);
-        let mail = sender().compose(&to, id, rendered, Some(&link)).expect("mail");
+        let mail = sender()
+            .compose(&to, id, rendered, Extras { unsubscribe: Some(&link), ..Extras::default() })
+            .expect("mail");
 
-        let parsed = mail_parser::MessageParser::default().parse(&mail.content).expect("parses");
+        let parsed = mail_parser::MessageParser::default().parse(mail.content.as_bytes()).expect("parses");
         assert_eq!(parsed.subject(), Some("Привет, Ann – 50 % 🎉"));
         assert_eq!(parsed.message_id(), Some("00000000-0000-0000-0000-000000000007@xn--80a1acny.xn--p1ai"));
         assert_eq!(parsed.body_html(0).as_deref(), Some("<p>Grüße</p>"));
@@ -157,5 +205,34 @@ mod tests {
         assert!(text.contains("List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"), "{text}");
         assert!(mail.content.is_ascii());
         assert_eq!(mail.envelope.to.to_string(), "Ann@example.test");
+    }
+
+    #[test]
+    fn attachments_arrive_byte_by_byte_beside_a_text_alone() {
+        let files = [
+            Attachment {
+                name: "Приглашение.ics".to_owned(),
+                content_type: "text/calendar; method=REQUEST; charset=utf-8".to_owned(),
+                content: b"BEGIN:VCALENDAR\nno carriage return here\r\n.\r\n".to_vec(),
+            },
+            Attachment {
+                name: "all.bin".to_owned(),
+                content_type: "application/octet-stream".to_owned(),
+                content: (0..=255).cycle().take(5000).collect(),
+            },
+        ];
+        let rendered = Rendered { subject: "Files".to_owned(), html: None, text: "Two files\n".to_owned() };
+        let to = "ann@example.test".parse().expect("address");
+        let extras = Extras { attachments: &files, reply_to: Some("desk@example.test"), ..Extras::default() };
+        let mail = sender().compose(&to, Uuid::from_u128(7), rendered, extras).expect("mail");
+
+        let parsed = mail_parser::MessageParser::default().parse(mail.content.as_bytes()).expect("parses");
+        assert_eq!(parsed.body_text(0).as_deref().map(str::trim), Some("Two files"));
+        assert_eq!(parsed.html_body_count(), 1, "the text alone stands for both");
+        let contents: Vec<&[u8]> = parsed.attachments().map(mail_parser::MessagePart::contents).collect();
+        assert_eq!(contents, [files[0].content.as_slice(), &files[1].content]);
+        let text = &mail.content;
+        assert!(text.contains("Content-Type: text/calendar; method=REQUEST; charset=utf-8"), "{text}");
+        assert!(text.contains("Reply-To: desk@example.test"), "{text}");
     }
 }

@@ -7,6 +7,7 @@
 //! senders do anyway, under the same locks, so it may run beside them, twice at once, and on a healthy system.
 
 mod killers;
+mod single;
 
 use std::fmt;
 use std::time::Duration;
@@ -18,9 +19,10 @@ use sqlx::{PgExecutor, PgPool};
 
 use crate::batches::{self, Timing};
 use crate::campaigns;
-use crate::queue::Queue;
+use crate::queue::BatchQueues;
 
 pub use killers::{Halved, halve};
+pub use single::{SingleFacts, StuckSingleMails};
 
 /// Without a recorded outcome for this long, a campaign with due work counts as stuck. Shorter than the longest wait for
 /// one server's answer (10 minutes) would call patience a fault; longer leaves people waiting.
@@ -36,6 +38,8 @@ const MOST_NAMED: i64 = 500;
 pub struct Facts {
     /// Campaigns that are scheduled or being sent.
     pub campaigns: Vec<CampaignFacts>,
+    /// Accounts with single mails that are not settled.
+    pub single: Vec<SingleFacts>,
     /// Batches whose lease ran out.
     pub leases: Vec<LostLease>,
     /// Batches that were claimed again and again without an outcome, and that nobody holds.
@@ -175,7 +179,7 @@ pub struct StuckCampaign {
     pub why: Why,
 }
 
-/// An account that is paused while campaigns wait for it. Its pause ends by itself, so this is for information.
+/// An account that is paused while mail waits for it. Its pause ends by itself, so this is for information.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PausedAccount {
     /// Its name.
@@ -186,6 +190,8 @@ pub struct PausedAccount {
     pub reason: Option<String>,
     /// Campaigns that wait for it.
     pub campaigns: Vec<i64>,
+    /// Single mails that wait for it.
+    pub single_mails: i64,
     /// Nothing left through it for longer than the limit: one pause follows the other.
     pub again_and_again: bool,
 }
@@ -201,13 +207,15 @@ pub struct Report {
     pub stuck: bool,
     /// Campaigns without progress.
     pub campaigns: Vec<StuckCampaign>,
+    /// Accounts whose single mails nobody takes.
+    pub single_mails: Vec<StuckSingleMails>,
     /// Leases that ran out; stuck only when nobody took the batch for longer than the limit.
     pub leases: Vec<LostLease>,
     /// Batches that end their functions.
     pub killers: Vec<KillingBatch>,
     /// Mails in flight on dead connections; stuck only when nobody settled them for longer than the limit.
     pub in_flight: Vec<DeadConnection>,
-    /// Accounts that are paused while campaigns wait.
+    /// Accounts that are paused while mail waits.
     pub paused_accounts: Vec<PausedAccount>,
 }
 
@@ -215,6 +223,7 @@ pub struct Report {
 pub async fn look(db: &PgPool) -> Result<Facts> {
     Ok(Facts {
         campaigns: campaign_facts(db).await.context("read campaigns")?,
+        single: single::facts(db).await.context("read single mails")?,
         leases: lost_leases(db).await.context("read leases that ran out")?,
         killers: killing_batches(db).await.context("read batches without outcomes")?,
         in_flight: dead_connections(db).await.context("read dead connections")?,
@@ -297,7 +306,10 @@ pub fn judge(facts: &Facts, now: DateTime<Utc>, limit: Duration) -> Report {
     let limit = chrono::Duration::from_std(limit).unwrap_or(chrono::Duration::MAX);
     let campaigns: Vec<StuckCampaign> =
         facts.campaigns.iter().filter_map(|campaign| judge_campaign(campaign, now, limit)).collect();
+    let single_mails: Vec<StuckSingleMails> =
+        facts.single.iter().filter_map(|facts| single::judge(facts, now, limit)).collect();
     let stuck = !campaigns.is_empty()
+        || !single_mails.is_empty()
         || !facts.killers.is_empty()
         || facts.leases.iter().any(|lease| !lease.waits && now - lease.ran_out_at > limit)
         || facts.in_flight.iter().any(|connection| now - connection.ran_out_at > limit);
@@ -306,10 +318,11 @@ pub fn judge(facts: &Facts, now: DateTime<Utc>, limit: Duration) -> Report {
         limit_minutes: limit.num_minutes(),
         stuck,
         campaigns,
+        single_mails,
         leases: facts.leases.clone(),
         killers: facts.killers.clone(),
         in_flight: facts.in_flight.clone(),
-        paused_accounts: paused_accounts(&facts.campaigns, now, limit),
+        paused_accounts: paused_accounts(facts, now, limit),
     }
 }
 
@@ -339,9 +352,9 @@ fn judge_campaign(campaign: &CampaignFacts, now: DateTime<Utc>, limit: chrono::D
     Some(StuckCampaign { campaign_id: campaign.id, name: campaign.name.clone(), since, open: campaign.open, why })
 }
 
-fn paused_accounts(campaigns: &[CampaignFacts], now: DateTime<Utc>, limit: chrono::Duration) -> Vec<PausedAccount> {
+fn paused_accounts(facts: &Facts, now: DateTime<Utc>, limit: chrono::Duration) -> Vec<PausedAccount> {
     let mut accounts: Vec<PausedAccount> = vec![];
-    for campaign in campaigns.iter().filter(|campaign| !campaign.scheduled) {
+    for campaign in facts.campaigns.iter().filter(|campaign| !campaign.scheduled) {
         let Some(until) = campaign.paused_until.filter(|until| *until > now) else { continue };
         let latest = campaign.last_outcome.max(campaign.started_at);
         let long_silent = latest.is_some_and(|latest| now - latest > limit);
@@ -356,7 +369,22 @@ fn paused_accounts(campaigns: &[CampaignFacts], now: DateTime<Utc>, limit: chron
                 until,
                 reason: campaign.pause_reason.clone(),
                 campaigns: vec![campaign.id],
+                single_mails: 0,
                 again_and_again: long_silent,
+            }),
+        }
+    }
+    for single in &facts.single {
+        let Some(until) = single.paused_until.filter(|until| *until > now) else { continue };
+        match accounts.iter_mut().find(|account| account.account == single.account) {
+            Some(account) => account.single_mails = single.open,
+            None => accounts.push(PausedAccount {
+                account: single.account.clone(),
+                until,
+                reason: single.pause_reason.clone(),
+                campaigns: vec![],
+                single_mails: single.open,
+                again_and_again: single.oldest_untried.is_some_and(|made| now - made > limit),
             }),
         }
     }
@@ -384,7 +412,7 @@ pub struct Resumed {
 /// closes finished campaigns and rings what is due.
 ///
 /// Every step is its own transaction and harmless when repeated; on an error those before it stand.
-pub async fn resume(db: &PgPool, email: &Queue, timing: Timing) -> Result<Resumed> {
+pub async fn resume(db: &PgPool, queues: &BatchQueues, timing: Timing) -> Result<Resumed> {
     let mut done = Resumed {
         settled: batches::settle_dead_connections(db).await.context("settle dead connections")?,
         ..Resumed::default()
@@ -416,7 +444,7 @@ pub async fn resume(db: &PgPool, email: &Queue, timing: Timing) -> Result<Resume
     done.leases_cleared = clear_leases(db).await.context("clear leases that ran out")?;
     done.closed = campaigns::close_finished(db).await.context("close finished campaigns")?;
     // Last, so that a queue that is down keeps nothing else from happening.
-    done.rung = batches::ring_due(db, email, timing).await.context("ring due batches")?;
+    done.rung = batches::ring_due(db, queues, timing).await.context("ring due batches")?;
     Ok(done)
 }
 

@@ -7,6 +7,7 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sqs::types::{QueueAttributeName, SendMessageBatchRequestEntry};
 
+use crate::config::{self, ConfigError};
 use crate::doorbell::Doorbell;
 
 /// SQS takes at most this many entries in one request.
@@ -28,6 +29,30 @@ pub fn client_for_endpoint(endpoint: &str) -> Client {
         .credentials_provider(Credentials::new("local", "local", None, None, "local"))
         .build();
     Client::from_conf(config)
+}
+
+/// The queues that announce batches. Single mails have their own, so that they never wait behind a campaign.
+#[derive(Debug, Clone)]
+pub struct BatchQueues {
+    /// Queue `email`: batches of campaigns.
+    pub email: Queue,
+    /// Queue `transactional`: single mails.
+    pub transactional: Queue,
+}
+
+impl BatchQueues {
+    /// Reads the environment: `EMAIL_QUEUE_URL`, `TRANSACTIONAL_QUEUE_URL`.
+    pub async fn from_env() -> Result<Self, ConfigError> {
+        let (email, transactional) =
+            (config::required("EMAIL_QUEUE_URL")?, config::required("TRANSACTIONAL_QUEUE_URL")?);
+        let client = client_from_env().await;
+        Ok(Self { email: Queue::new(client.clone(), email), transactional: Queue::new(client, transactional) })
+    }
+
+    /// The queue for a batch of this campaign, or of none.
+    pub fn of(&self, campaign_id: Option<i64>) -> &Queue {
+        if campaign_id.is_some() { &self.email } else { &self.transactional }
+    }
 }
 
 /// One queue.

@@ -44,6 +44,26 @@ pub async fn add(
         &normalised,
         list,
     )
+    .execute(&mut *db)
+    .await?;
+    sqlx::query!(
+        r#"
+        update nightshift.deliveries d
+        set state = 'suppressed',
+            settled_at = now(),
+            next_attempt_at = null
+        from nightshift.batches b, nightshift.single_mails m
+        where b.campaign_id is null
+            and b.finished_at is null
+            and d.batch_id = b.id
+            and m.delivery_id = d.id
+            and ($2 = '' or m.list = $2)
+            and d.email_normalised = any($1)
+            and d.state in ('pending', 'deferred')
+        "#,
+        &normalised,
+        list,
+    )
     .execute(db)
     .await?;
     Ok(added)

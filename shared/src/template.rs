@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde::Serialize;
+use serde_json::Value;
+
+use crate::address::EmailAddress;
 
 const SUBJECT: &str = "subject";
 const HTML: &str = "mail.html";
@@ -11,6 +14,19 @@ const TEXT: &str = "mail.txt";
 
 /// Names that every mail knows without a column in the recipients file.
 pub const BUILT_IN_FIELDS: [&str; 2] = ["email", "unsubscribe_url"];
+
+/// The recipient's fields and the built-in ones. A mail without an unsubscribe link has no field for it either, so that
+/// a template which shows one is refused.
+pub fn with_built_in(fields: &Value, to: &EmailAddress, unsubscribe_url: Option<&str>) -> Value {
+    let mut fields = fields.clone();
+    if let Some(fields) = fields.as_object_mut() {
+        fields.insert("email".to_owned(), to.as_given().into());
+        if let Some(link) = unsubscribe_url {
+            fields.insert("unsubscribe_url".to_owned(), link.into());
+        }
+    }
+    fields
+}
 
 /// A template that cannot be used, or a recipient it cannot be rendered for.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +61,8 @@ pub enum TemplateError {
 pub struct Rendered {
     /// One line.
     pub subject: String,
-    /// HTML part.
-    pub html: String,
+    /// HTML part, where there is one.
+    pub html: Option<String>,
     /// Text part.
     pub text: String,
 }
@@ -95,7 +111,7 @@ impl MailTemplate {
         Ok(Rendered {
             // A line feed in a field must not become a header of its own.
             subject: subject.split(char::is_control).collect::<Vec<_>>().join(" ").trim().to_owned(),
-            html: part(HTML)?,
+            html: Some(part(HTML)?),
             text: part(TEXT)?,
         })
     }
@@ -166,7 +182,7 @@ mod tests {
         let template = MailTemplate::parse("Hi {{ name }}", "<p>{{ name }}</p>", "{{ name }}").expect("parses");
         let mail = template.render(&json!({"name": "A & <B>"})).expect("renders");
         assert_eq!(mail.subject, "Hi A & <B>");
-        assert_eq!(mail.html, "<p>A &amp; &lt;B&gt;</p>");
+        assert_eq!(mail.html.as_deref(), Some("<p>A &amp; &lt;B&gt;</p>"));
         assert_eq!(mail.text, "A & <B>");
     }
 

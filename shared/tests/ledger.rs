@@ -249,7 +249,7 @@ async fn an_uncertain_policy_decides_what_a_dead_connection_leaves(db: PgPool) {
 #[sqlx::test(migrator = "shared::database::MIGRATOR")]
 async fn an_account_never_gets_more_connections_than_it_may(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test"]).await;
-    let take = |wanted| batches::take_slots(&ledger.db, ledger.account, 4, wanted, Uuid::new_v4(), LEASE);
+    let take = |wanted| batches::take_slots(&ledger.db, ledger.account, 0..4, wanted, Uuid::new_v4(), LEASE);
     let (one, two, three) = tokio::join!(take(3), take(3), take(3));
     let taken: Vec<i32> = [one, two, three].into_iter().flat_map(|slots| slots.expect("slots")).collect();
     assert!(taken.len() <= 4, "{taken:?}");

@@ -11,7 +11,7 @@ use shared::batches::{self, Timing};
 use shared::campaigns;
 use shared::gate::{Answer, Cause, Outcome};
 use shared::monitor::{self, FRUITLESS_CLAIMS, Halved, NO_PROGRESS, Report, Resumed, Why};
-use shared::queue::{self, Queue};
+use shared::queue::{self, BatchQueues, Queue};
 use sqlx::PgPool;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use uuid::Uuid;
@@ -40,8 +40,8 @@ async fn age_everything(ledger: &Ledger, minutes: i32) {
     }
 }
 
-/// A queue that accepts all messages and counts them.
-async fn counting_queue() -> (Queue, Arc<AtomicUsize>) {
+/// Queues that accept all messages and count them.
+async fn counting_queues() -> (BatchQueues, Arc<AtomicUsize>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listen");
     let endpoint = format!("http://{}", listener.local_addr().expect("address"));
     let messages = Arc::new(AtomicUsize::new(0));
@@ -51,7 +51,8 @@ async fn counting_queue() -> (Queue, Arc<AtomicUsize>) {
             tokio::spawn(answer_sends(BufReader::new(stream), Arc::clone(&counter)));
         }
     });
-    (Queue::new(queue::client_for_endpoint(&endpoint), format!("{endpoint}/000000000000/email")), messages)
+    let queue = |name| Queue::new(queue::client_for_endpoint(&endpoint), format!("{endpoint}/000000000000/{name}"));
+    (BatchQueues { email: queue("email"), transactional: queue("transactional") }, messages)
 }
 
 async fn answer_sends(mut stream: BufReader<tokio::net::TcpStream>, messages: Arc<AtomicUsize>) {
@@ -205,16 +206,16 @@ async fn resuming_gives_a_dead_functions_batch_back_and_a_second_time_changes_no
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
     assert_eq!(ledger.worker().await.ask("ann@a.test").await, Answer::Admitted { tight: false });
     age_everything(&ledger, 30).await;
-    let (email, messages) = counting_queue().await;
+    let (queues, messages) = counting_queues().await;
 
-    let done = monitor::resume(&ledger.db, &email, TIMING).await.expect("resume");
+    let done = monitor::resume(&ledger.db, &queues, TIMING).await.expect("resume");
     assert_eq!(done, Resumed { settled: 1, leases_cleared: 1, rung: 1, ..Resumed::default() });
     assert_eq!(messages.load(Ordering::SeqCst), 1);
     assert_eq!(ledger.state("ann@a.test").await, "uncertain", "it may have arrived: nobody sends it again unasked");
     assert_eq!(ledger.state("bob@a.test").await, "pending");
 
     let before = snapshot(&ledger.db).await;
-    let again = monitor::resume(&ledger.db, &email, TIMING).await.expect("resume again");
+    let again = monitor::resume(&ledger.db, &queues, TIMING).await.expect("resume again");
     assert_eq!(again, Resumed::default());
     assert_eq!(messages.load(Ordering::SeqCst), 1);
     assert_eq!(snapshot(&ledger.db).await, before);
@@ -229,8 +230,8 @@ async fn resuming_leaves_a_living_function_its_work(db: PgPool) {
     let worker = ledger.worker().await;
     assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
     ledger.execute("update nightshift.batches set fruitless_claims = 9").await;
-    let (email, _) = counting_queue().await;
-    assert_eq!(monitor::resume(&ledger.db, &email, TIMING).await.expect("resume"), Resumed::default());
+    let (queues, _) = counting_queues().await;
+    assert_eq!(monitor::resume(&ledger.db, &queues, TIMING).await.expect("resume"), Resumed::default());
     worker.settle("ann@a.test", Outcome::Sent).await;
     assert_eq!(worker.ask("bob@a.test").await, Answer::Admitted { tight: false });
 }
@@ -244,8 +245,8 @@ async fn resuming_closes_what_is_finished(db: PgPool) {
     batches::release(&ledger.db, &worker.claimed.lease, None, true).await.expect("release");
     age_everything(&ledger, 20).await;
     assert_eq!(report_at(&ledger, Utc::now()).await.campaigns[0].why, Why::NotClosed);
-    let (email, _) = counting_queue().await;
-    let done = monitor::resume(&ledger.db, &email, TIMING).await.expect("resume");
+    let (queues, _) = counting_queues().await;
+    let done = monitor::resume(&ledger.db, &queues, TIMING).await.expect("resume");
     assert_eq!(done.closed, [ledger.campaign]);
     assert_eq!(ledger.progress().await.status, "sent");
 }
@@ -274,7 +275,7 @@ async fn batch_of(ledger: &Ledger, email: &str) -> i64 {
 async fn halving_ends_at_the_one_mail_that_kills_and_all_others_stay_open(db: PgPool) {
     let recipients = ["a@a.test", "b@a.test", "c@a.test", "killer@a.test", "e@a.test", "f@a.test", "g@a.test"];
     let ledger = Ledger::sending(db, &recipients).await;
-    let (email, _) = counting_queue().await;
+    let (queues, _) = counting_queues().await;
     let mut rounds = 0;
     while ledger.state("killer@a.test").await == "pending" {
         rounds += 1;
@@ -283,8 +284,8 @@ async fn halving_ends_at_the_one_mail_that_kills_and_all_others_stay_open(db: Pg
         let report = report_at(&ledger, Utc::now()).await;
         assert!(report.stuck);
         assert_eq!(report.killers.len(), 1);
-        monitor::resume(&ledger.db, &email, TIMING).await.expect("resume");
-        let again = monitor::resume(&ledger.db, &email, TIMING).await.expect("resume again");
+        monitor::resume(&ledger.db, &queues, TIMING).await.expect("resume");
+        let again = monitor::resume(&ledger.db, &queues, TIMING).await.expect("resume again");
         assert_eq!((again.halved, again.held.len()), (0, 0), "its parts start afresh");
     }
     let held: Vec<(String, String)> =

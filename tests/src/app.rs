@@ -202,7 +202,16 @@ impl TestApp {
     pub async fn purge_queues(&self) {
         let endpoint = self.record().aws_endpoint.expect("the runner serves queues");
         let client = client_for_endpoint(&endpoint);
-        for queue in ["EmailQueue", "CampaignsQueue", "EmailDeadLetters", "CampaignsDeadLetters", "FailedInvocations"] {
+        let queues = [
+            "EmailQueue",
+            "TransactionalQueue",
+            "CampaignsQueue",
+            "EmailDeadLetters",
+            "TransactionalDeadLetters",
+            "CampaignsDeadLetters",
+            "FailedInvocations",
+        ];
+        for queue in queues {
             client.purge_queue().queue_url(QueueUrls::new(&endpoint).of(queue)).send().await.expect(queue);
         }
     }

@@ -15,7 +15,7 @@ use shared::campaigns;
 use shared::config::{self, ConfigError};
 use shared::deadline::Deadline;
 use shared::job_runs::{self, Trigger};
-use shared::queue::Queue;
+use shared::queue::BatchQueues;
 use sqlx::PgPool;
 
 /// Name of this job in `nightshift.job_runs`.
@@ -27,7 +27,7 @@ const GIVEN_UP_AFTER: Duration = Duration::from_secs(600);
 #[derive(Debug, Clone)]
 pub struct Ctx {
     db: PgPool,
-    email: Queue,
+    queues: BatchQueues,
     settings: Settings,
 }
 
@@ -45,7 +45,6 @@ pub struct Settings {
 impl Ctx {
     /// Reads the environment.
     pub async fn from_env() -> Result<Self, ConfigError> {
-        let email_queue_url = config::required("EMAIL_QUEUE_URL")?;
         let settings = Settings {
             batch_size: config::parsed_or("EMAIL_BATCH_SIZE", 200)?,
             timing: Timing::from_env()?,
@@ -54,8 +53,7 @@ impl Ctx {
         if settings.batch_size < 1 {
             return Err(ConfigError::Invalid { name: "EMAIL_BATCH_SIZE", problem: "must be at least 1".to_owned() });
         }
-        let db = shared::database::connect_lazily()?;
-        Ok(Self { db, email: Queue::new(shared::queue::client_from_env().await, email_queue_url), settings })
+        Ok(Self { db: shared::database::connect_lazily()?, queues: BatchQueues::from_env().await?, settings })
     }
 }
 
@@ -118,7 +116,7 @@ pub async fn handle(ctx: &Ctx, event: Event, deadline_ms: u64) -> Result<Dispatc
         return Ok(Dispatched::default());
     };
     let deadline = Deadline::of_invocation(deadline_ms, ctx.settings.soft_timeout);
-    let outcome = dispatch(&ctx.db, &ctx.email, ctx.settings, Utc::now(), deadline).await;
+    let outcome = dispatch(&ctx.db, &ctx.queues, ctx.settings, Utc::now(), deadline).await;
     let (counts, error) = match &outcome {
         Ok(done) => (serde_json::to_value(done)?, None),
         Err(error) => (serde_json::json!({}), Some(format!("{error:#}"))),
@@ -130,7 +128,7 @@ pub async fn handle(ctx: &Ctx, event: Event, deadline_ms: u64) -> Result<Dispatc
 /// Plans what is due at `now`, settles what dead connections held, closes what is finished and rings what waits.
 pub async fn dispatch(
     db: &PgPool,
-    email: &Queue,
+    queues: &BatchQueues,
     settings: Settings,
     now: DateTime<Utc>,
     deadline: Deadline,
@@ -161,7 +159,7 @@ pub async fn dispatch(
     if done.settled > 0 {
         tracing::warn!("{} mails were handed over by functions that ended before the answer", done.settled);
     }
-    done.rung = batches::ring_due(db, email, settings.timing).await.context("ring due batches")?;
+    done.rung = batches::ring_due(db, queues, settings.timing).await.context("ring due batches")?;
     for campaign in campaigns::close_finished(db).await.context("close finished campaigns")? {
         done.closed += 1;
         tracing::info!(campaign.id = campaign, "campaign {campaign} is sent");

@@ -15,7 +15,7 @@ use shared::batches::Timing;
 use shared::config::{self, ConfigError};
 use shared::job_runs::{self, Trigger};
 use shared::monitor::{self, Report, Resumed};
-use shared::queue::Queue;
+use shared::queue::BatchQueues;
 use sqlx::PgPool;
 
 /// Name of this job in `nightshift.job_runs`.
@@ -27,7 +27,7 @@ const GIVEN_UP_AFTER: Duration = Duration::from_secs(240);
 #[derive(Debug, Clone)]
 pub struct Ctx {
     db: PgPool,
-    email: Queue,
+    queues: BatchQueues,
     timing: Timing,
     no_progress: Duration,
 }
@@ -35,14 +35,13 @@ pub struct Ctx {
 impl Ctx {
     /// Reads the environment.
     pub async fn from_env() -> Result<Self, ConfigError> {
-        let email_queue_url = config::required("EMAIL_QUEUE_URL")?;
         let no_progress = match config::parsed_or("NO_PROGRESS_MINUTES", 0_u32)? {
             0 => monitor::NO_PROGRESS,
             minutes => self::minutes(minutes),
         };
         Ok(Self {
             db: shared::database::connect_lazily()?,
-            email: Queue::new(shared::queue::client_from_env().await, email_queue_url),
+            queues: BatchQueues::from_env().await?,
             timing: Timing::from_env()?,
             no_progress,
         })
@@ -101,7 +100,7 @@ async fn monitor(ctx: &Ctx, now: DateTime<Utc>, limit: Duration, fix: bool) -> R
     let found = monitor::judge(&monitor::look(&ctx.db).await?, now, limit);
     tell(&found);
     let resumed = match fix {
-        true => Some(monitor::resume(&ctx.db, &ctx.email, ctx.timing).await?),
+        true => Some(monitor::resume(&ctx.db, &ctx.queues, ctx.timing).await?),
         false => None,
     };
     if let Some(done) = resumed.as_ref().filter(|done| **done != Resumed::default()) {
@@ -129,6 +128,16 @@ fn tell(found: &Report) {
             campaign.open,
             campaign.why,
             campaign.why.advice(),
+        );
+    }
+    for single in &found.single_mails {
+        tracing::warn!(
+            account = single.account,
+            "nobody has taken the single mails of account {} since {}, {} wait; see whether send-emails is invoked for queue \
+             transactional",
+            single.account,
+            single.since,
+            single.open,
         );
     }
     for lease in found.leases.iter().filter(|lease| !lease.waits) {
@@ -162,6 +171,7 @@ fn counts(answer: &Answer) -> serde_json::Value {
     let found = answer.found.as_ref().map(|found| {
         serde_json::json!({
             "stuck_campaigns": found.campaigns.len(),
+            "stuck_single_mails": found.single_mails.iter().map(|stuck| stuck.open).sum::<i64>(),
             "lost_leases": found.leases.len(),
             "killing_batches": found.killers.len(),
             "dead_connections": found.in_flight.len(),

@@ -9,20 +9,24 @@ use shared::accounts::{self, Account};
 use shared::batches::{self, CONNECTIONS_PER_INVOCATION, Claimed, Released};
 use shared::campaigns;
 use shared::deadline::Deadline;
+use shared::gate::{self, Cause, Outcome, Request, Settled};
 use shared::job_runs::{self, Trigger};
 use shared::mail::Sender;
+use shared::single_mail;
 use shared::smtp::Server;
 use shared::template::MailTemplate;
 use uuid::Uuid;
 
 use crate::batch;
 use crate::connection::Line;
-use crate::work::{Campaign, Stop, Work};
+use crate::work::{Campaign, Content, Stop, Work};
 use crate::{Counts, Ctx, JOB};
 
 /// How long one invocation goes on with further batches. Longer saves more connects; shorter lets the other accounts
 /// have their turn sooner.
 const GO_ON_FOR: Duration = Duration::from_secs(30);
+/// An account with one connection gives it to a campaign for this long at a time, so that single mails have their turn.
+const TURN_OF_A_CAMPAIGN: Duration = Duration::from_secs(15);
 /// All connections of the account are in use: look again after this long.
 const NO_SLOT_PAUSE: chrono::Duration = chrono::Duration::seconds(5);
 /// Work failed for a reason that is no mail's: look again after this long.
@@ -66,7 +70,7 @@ pub async fn send_batch(ctx: &Ctx, batch_id: i64, deadline: Deadline) -> Result<
     for campaign in campaigns::close_finished(&ctx.db).await.context("close finished campaigns")? {
         tracing::info!(campaign.id = campaign, "campaign {campaign} is sent");
     }
-    if let Err(error) = batches::ring_due(&ctx.db, &ctx.email, ctx.settings.timing).await {
+    if let Err(error) = batches::ring_due(&ctx.db, &ctx.queues, ctx.settings.timing).await {
         // The next dispatch rings them.
         tracing::warn!("waiting batches could not be rung: {error:#}");
     }
@@ -100,19 +104,10 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         }
         let content = match campaign.take() {
             Some(content) => content,
-            None => load_campaign(ctx, &claimed).await?,
+            None => load(ctx, &claimed).await?,
         };
         if lines.is_empty() {
-            let slots = batches::take_slots(
-                &ctx.db,
-                account_id,
-                account.max_connections,
-                CONNECTIONS_PER_INVOCATION,
-                token,
-                lasts,
-            )
-            .await
-            .context("take connection slots")?;
+            let slots = take_slots(ctx, &account, &claimed).await.context("take connection slots")?;
             if slots.is_empty() {
                 give_back(ctx, &claimed, Left::untouched_until(Some(Utc::now() + NO_SLOT_PAUSE))).await?;
                 break;
@@ -120,10 +115,18 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
             lines = slots.into_iter().map(Line::new).collect();
         }
         counts.batches += 1;
-        let work = Work { ctx, lease: &claimed.lease, server: &server, sender: &sender, campaign: &content, deadline };
+        let shares_connection = shares_connection(&account, &claimed);
+        let work = Work {
+            ctx,
+            lease: &claimed.lease,
+            server: &server,
+            sender: &sender,
+            campaign: &content,
+            deadline: if shares_connection { deadline.soft_within(TURN_OF_A_CAMPAIGN) } else { deadline },
+        };
         let report = Box::pin(batch::run(&work, &mut lines, counts.sent)).await;
         counts += report.counts;
-        let not_before = carry_out(ctx, &account, &claimed, report.stop.as_ref()).await?;
+        let not_before = carry_out(ctx, &account, &claimed, &content, report.stop.as_ref()).await?;
         let left = Left {
             not_before,
             progressed: report.counts != Counts::default() || !matches!(report.stop, Some(Stop::Broken(_))),
@@ -131,9 +134,14 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         };
         give_back(ctx, &claimed, left).await?;
         match report.stop {
-            None if started.elapsed() < GO_ON_FOR && !deadline.soft_passed() => {
+            // The deadline may be that of a turn: the campaign goes on unless somebody waits for the connection.
+            None | Some(Stop::Deadline)
+                if started.elapsed() < GO_ON_FOR
+                    && !deadline.soft_passed()
+                    && !(shares_connection && batches::single_mail_waits(&ctx.db, account_id).await?) =>
+            {
                 next = batches::claim_next(&ctx.db, claimed.campaign_id, account_id, token, lasts).await?;
-                campaign = Some(content);
+                campaign = claimed.campaign_id.map(|_| content);
             }
             Some(Stop::Broken(reason)) => {
                 hang_up(lines).await;
@@ -158,6 +166,23 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
     Ok(counts)
 }
 
+/// The batch is a campaign's, and the account has no connection that could be kept for single mails.
+fn shares_connection(account: &Account, claimed: &Claimed) -> bool {
+    claimed.campaign_id.is_some() && account.max_connections == 1
+}
+
+/// The connection slots that this batch may have; none when it has to wait.
+async fn take_slots(ctx: &Ctx, account: &Account, claimed: &Claimed) -> Result<Vec<i32>, sqlx::Error> {
+    let slots = batches::slots_for(claimed.campaign_id, account.max_connections);
+    if shares_connection(account, claimed) && batches::single_mail_waits(&ctx.db, account.id).await? {
+        return Ok(vec![]);
+    }
+    // A single mail is alone in its batch: a second connection would have nothing to do.
+    let wanted = if claimed.campaign_id.is_some() { CONNECTIONS_PER_INVOCATION } else { 1 };
+    let lease = &claimed.lease;
+    batches::take_slots(&ctx.db, account.id, slots, wanted, lease.token, lease.lasts).await
+}
+
 /// What the account's row says, decrypted and parsed.
 fn prepare(ctx: &Ctx, account: &Account) -> Result<(Server, Sender)> {
     let password = account.credentials.as_ref().map(|(_, password)| password.decrypt(&ctx.keys)).transpose()?;
@@ -174,15 +199,20 @@ async fn carry_out(
     ctx: &Ctx,
     account: &Account,
     claimed: &Claimed,
+    content: &Campaign,
     stop: Option<&Stop>,
 ) -> Result<Option<DateTime<Utc>>> {
     let seconds = match stop {
         Some(Stop::Account(_)) => ACCOUNT_PAUSE,
         Some(Stop::Provider(_)) => PROVIDER_PAUSE,
         Some(Stop::Message(reason)) => {
-            if let Some(campaign) = claimed.campaign_id {
-                tracing::error!(campaign.id = campaign, "campaign {campaign} paused: {reason}");
-                campaigns::pause(&ctx.db, campaign, reason).await.context("pause the campaign")?;
+            match (&content.content, claimed.campaign_id) {
+                (Content::Single(mail), _) => refuse(ctx, claimed, mail.delivery_id, reason).await?,
+                (Content::Template(_), Some(campaign)) => {
+                    tracing::error!(campaign.id = campaign, "campaign {campaign} paused: {reason}");
+                    campaigns::pause(&ctx.db, campaign, reason).await.context("pause the campaign")?;
+                }
+                (Content::Template(_), None) => {}
             }
             return Ok(None);
         }
@@ -192,6 +222,17 @@ async fn carry_out(
     let until = accounts::pause(&ctx.db, account.id, seconds, reason).await.context("pause the account")?;
     tracing::error!(account = account.name, "account {} paused until {until}: {reason}", account.name);
     Ok(Some(until))
+}
+
+/// Gives up a single mail whose content is not wanted: it has no campaign that could wait for a person. The gate records
+/// it, so the lease must hold; without it, the next holder hears the same from the server.
+async fn refuse(ctx: &Ctx, claimed: &Claimed, delivery_id: i64, reason: &str) -> Result<()> {
+    tracing::error!(delivery.id = delivery_id, "single mail {delivery_id} refused: {reason}");
+    let settled = Settled { delivery_id, outcome: Outcome::Refused(Cause::Content), reply: reason.to_owned() };
+    gate::pass(&ctx.db, &claimed.lease, &[Request { slot: 0, settled: vec![settled], next: None }])
+        .await
+        .context("record the refusal of a single mail")?;
+    Ok(())
 }
 
 /// How work on a batch ended.
@@ -213,7 +254,7 @@ impl Left {
 /// Releases the batch, and rings it again for the moment when something in it is due; not when it waits for a person,
 /// whose decision rings it.
 async fn give_back(ctx: &Ctx, claimed: &Claimed, left: Left) -> Result<()> {
-    let batch_id = claimed.lease.batch_id;
+    let (batch_id, queue) = (claimed.lease.batch_id, ctx.queues.of(claimed.campaign_id));
     match batches::release(&ctx.db, &claimed.lease, left.not_before, left.progressed)
         .await
         .context("release the batch")?
@@ -222,7 +263,7 @@ async fn give_back(ctx: &Ctx, claimed: &Claimed, left: Left) -> Result<()> {
         Released::NotHeld => tracing::warn!(batch.id = batch_id, "the lease of batch {batch_id} was lost meanwhile"),
         Released::DueAt(_) if !left.goes_on => {}
         Released::DueAt(due_at) => {
-            if let Err(error) = batches::ring_at(&ctx.db, &ctx.email, batch_id, due_at, Utc::now()).await {
+            if let Err(error) = batches::ring_at(&ctx.db, queue, batch_id, due_at, Utc::now()).await {
                 tracing::warn!(batch.id = batch_id, "batch {batch_id} waits for the next dispatch: {error:#}");
             }
         }
@@ -230,9 +271,15 @@ async fn give_back(ctx: &Ctx, claimed: &Claimed, left: Left) -> Result<()> {
     Ok(())
 }
 
-/// The campaign's content; frozen, so it is read once per invocation.
-async fn load_campaign(ctx: &Ctx, claimed: &Claimed) -> Result<Campaign> {
-    let id = claimed.campaign_id.context("a batch without a campaign")?;
+/// What the batch's mails say: a campaign's content, frozen, so it is read once per invocation; or a single mail's own.
+async fn load(ctx: &Ctx, claimed: &Claimed) -> Result<Campaign> {
+    let Some(id) = claimed.campaign_id else {
+        let batch_id = claimed.lease.batch_id;
+        let mail = single_mail::load(&ctx.db, batch_id)
+            .await
+            .with_context(|| format!("read the single mail of batch {batch_id}"))?;
+        return Ok(Campaign { list: mail.list.clone(), content: Content::Single(mail) });
+    };
     let row = sqlx::query!(
         r#"
         select subject, html_template, text_template, list
@@ -245,9 +292,11 @@ async fn load_campaign(ctx: &Ctx, claimed: &Claimed) -> Result<Campaign> {
     .await
     .with_context(|| format!("read campaign {id}"))?;
     Ok(Campaign {
-        template: MailTemplate::parse(&row.subject, &row.html_template, &row.text_template)
-            .with_context(|| format!("templates of campaign {id}"))?,
-        list: row.list,
+        content: Content::Template(
+            MailTemplate::parse(&row.subject, &row.html_template, &row.text_template)
+                .with_context(|| format!("templates of campaign {id}"))?,
+        ),
+        list: Some(row.list),
     })
 }
 

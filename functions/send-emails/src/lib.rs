@@ -1,4 +1,5 @@
-//! `send-emails`: sends a batch by SMTP, recipient by recipient, with a ledger.
+//! `send-emails`: sends a batch by SMTP, recipient by recipient, with a ledger. Two functions of the template run it: one
+//! serves queue `email` (campaigns), the other queue `transactional` (single mails).
 //!
 //! `handle` unpacks the message, `invocation` holds leases and connections, `batch` works through one batch, and
 //! `connection` is the life of one SMTP connection in it. What may leave is decided by `shared::gate` alone.
@@ -12,6 +13,7 @@ mod work;
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
 use serde::Serialize;
 use shared::batches::Timing;
@@ -19,7 +21,8 @@ use shared::config::{self, ConfigError};
 use shared::deadline::Deadline;
 use shared::doorbell::Doorbell;
 use shared::keys::Keys;
-use shared::queue::Queue;
+use shared::queue::BatchQueues;
+use shared::single_mail;
 use sqlx::PgPool;
 
 pub use invocation::send_batch;
@@ -32,8 +35,8 @@ pub const JOB: &str = "send-emails";
 pub struct Ctx {
     /// The database.
     pub db: PgPool,
-    /// Queue `email`.
-    pub email: Queue,
+    /// Where batches are announced.
+    pub queues: BatchQueues,
     /// For passwords and unsubscribe links.
     pub keys: Keys,
     /// Settings from the template.
@@ -56,7 +59,6 @@ pub struct Settings {
 impl Ctx {
     /// Reads the environment.
     pub async fn from_env() -> Result<Self, ConfigError> {
-        let email_queue_url = config::required("EMAIL_QUEUE_URL")?;
         let settings = Settings {
             public_url: config::required("PUBLIC_URL")?.trim_end_matches('/').to_owned(),
             retry_first: config::seconds_or("RETRY_FIRST_SECONDS", Duration::from_secs(60))?,
@@ -66,7 +68,7 @@ impl Ctx {
         Ok(Self {
             db: shared::database::connect_lazily()?,
             keys: Keys::from_env()?,
-            email: Queue::new(shared::queue::client_from_env().await, email_queue_url),
+            queues: BatchQueues::from_env().await?,
             settings,
         })
     }
@@ -96,23 +98,39 @@ pub async fn handle(ctx: &Ctx, event: SqsEvent, deadline_ms: u64) -> SqsBatchRes
     let mut response = SqsBatchResponse::default();
     for record in event.records {
         let id = record.message_id.unwrap_or_default();
-        let batch_id = match serde_json::from_str(record.body.as_deref().unwrap_or_default()) {
-            Ok(Doorbell::Batch { batch_id }) => batch_id,
-            Ok(other) => {
-                tracing::error!(message.id = id, "message {id} on queue email rings for {other:?}; ignored");
-                continue;
-            }
+        let doorbell = match serde_json::from_str(record.body.as_deref().unwrap_or_default()) {
+            Ok(doorbell) => doorbell,
             Err(error) => {
-                tracing::error!(message.id = id, "message {id} on queue email cannot be read, ignored: {error}");
+                tracing::error!(message.id = id, "message {id} cannot be read, ignored: {error}");
                 continue;
             }
         };
-        if let Err(error) = Box::pin(send_batch(ctx, batch_id, deadline)).await {
-            tracing::error!(batch.id = batch_id, "batch {batch_id}: {error:#}");
+        if let Err(error) = Box::pin(answer(ctx, doorbell, deadline)).await {
+            tracing::error!(message.id = id, "{doorbell:?}: {error:#}");
             let mut failure = BatchItemFailure::default();
             failure.item_identifier = id;
             response.batch_item_failures.push(failure);
         }
     }
     response
+}
+
+async fn answer(ctx: &Ctx, doorbell: Doorbell, deadline: Deadline) -> anyhow::Result<()> {
+    let batch_id = match doorbell {
+        Doorbell::Batch { batch_id } => Some(batch_id),
+        Doorbell::Mail { public_id } => {
+            single_mail::batch_of(&ctx.db, public_id).await.with_context(|| format!("look for mail {public_id}"))?
+        }
+        Doorbell::Campaign { campaign_id } => {
+            tracing::error!(campaign.id = campaign_id, "a ring for campaign {campaign_id} came to a queue of batches");
+            None
+        }
+    };
+    match batch_id {
+        Some(batch_id) => {
+            send_batch(ctx, batch_id, deadline).await.with_context(|| format!("batch {batch_id}"))?;
+        }
+        None => tracing::info!("{doorbell:?}: there is nothing behind it"),
+    }
+    Ok(())
 }

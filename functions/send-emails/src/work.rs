@@ -6,19 +6,30 @@ use std::collections::VecDeque;
 use shared::address::{self, EmailAddress};
 use shared::deadline::Deadline;
 use shared::gate::Lease;
-use shared::mail::{Outgoing, Sender};
+use shared::mail::{Extras, Outgoing, Sender};
+use shared::single_mail::SingleMail;
 use shared::smtp::Server;
-use shared::template::MailTemplate;
+use shared::template::{MailTemplate, with_built_in};
 use shared::unsubscribe::Unsubscribe;
 use uuid::Uuid;
 
 use crate::{Counts, Ctx};
 
-/// A campaign's content, parsed.
+/// What the mails of a batch have in common.
 #[derive(Debug)]
 pub(crate) struct Campaign {
-    pub(crate) template: MailTemplate,
-    pub(crate) list: String,
+    pub(crate) content: Content,
+    /// What their unsubscribe link leaves; a mail without a list has no such link.
+    pub(crate) list: Option<String>,
+}
+
+/// What the mails of a batch say.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// A campaign's, parsed once.
+    Template(MailTemplate),
+    /// One mail's own. A host may have written what cannot be rendered; that is this mail's fault alone.
+    Single(SingleMail),
 }
 
 /// Everything that sending from one batch needs.
@@ -167,15 +178,19 @@ impl Shared {
 /// The delivery's mail. An error is the recipient's own: their fields do not fit the template.
 pub(crate) fn compose(work: &Work<'_>, delivery: &Delivery) -> anyhow::Result<Outgoing> {
     let to: EmailAddress = delivery.email.parse()?;
-    let unsubscribe = Unsubscribe { list: work.campaign.list.clone(), email_normalised: to.normalised().to_owned() };
-    let link = unsubscribe.link(&work.ctx.keys, &work.ctx.settings.public_url);
-    let mut fields = delivery.fields.clone();
-    if let Some(fields) = fields.as_object_mut() {
-        fields.insert("email".to_owned(), to.as_given().into());
-        fields.insert("unsubscribe_url".to_owned(), link.clone().into());
+    let link = work.campaign.list.as_ref().map(|list| {
+        let unsubscribe = Unsubscribe { list: list.clone(), email_normalised: to.normalised().to_owned() };
+        unsubscribe.link(&work.ctx.keys, &work.ctx.settings.public_url)
+    });
+    let fields = with_built_in(&delivery.fields, &to, link.as_deref());
+    let extras = Extras { unsubscribe: link.as_deref(), ..Extras::default() };
+    match &work.campaign.content {
+        Content::Template(template) => work.sender.compose(&to, delivery.public_id, template.render(&fields)?, extras),
+        Content::Single(mail) => {
+            let extras = Extras { reply_to: mail.reply_to.as_deref(), attachments: &mail.attachments, ..extras };
+            work.sender.compose(&to, delivery.public_id, mail.render(&fields)?, extras)
+        }
     }
-    let rendered = work.campaign.template.render(&fields)?;
-    work.sender.compose(&to, delivery.public_id, rendered, Some(&link))
 }
 
 /// For logs: the delivery without the person.

@@ -38,7 +38,7 @@ pub(crate) async fn run(check: HealthCheck, session: &Session) -> Result<ExitCod
     let limit = Duration::from_secs(u64::from(check.timeout) * 60);
     let found = monitor::judge(&monitor::look(&session.db).await?, Utc::now(), limit);
     let resumed = match check.fix {
-        true => Some(monitor::resume(&session.db, &session.email_queue()?, Timing::from_env()?).await?),
+        true => Some(monitor::resume(&session.db, &session.batch_queues()?, Timing::from_env()?).await?),
         false => None,
     };
     if check.json {
@@ -68,19 +68,28 @@ fn show(found: &Report) {
         }
         println!("{table}");
     }
+    for single in &found.single_mails {
+        println!(
+            "Nobody takes the single mails of account {}, {} wait, the first since {}; resume them with --fix; if that does \
+             not help, see whether send-emails is invoked for queue transactional",
+            single.account,
+            single.open,
+            since(single.since, found.checked_at),
+        );
+    }
     for killer in &found.killers {
         println!(
-            "Batch {} of campaign {} ended {} functions in a row; --fix halves it down to the mail that does it",
+            "Batch {} ({}) ended {} functions in a row; --fix halves it down to the mail that does it",
             killer.batch_id,
-            output::or_dash(killer.campaign_id),
+            owner(killer.campaign_id),
             killer.fruitless_claims,
         );
     }
     for lease in &found.leases {
         println!(
-            "The lease of batch {} (campaign {}) ran out {}",
+            "The lease of batch {} ({}) ran out {}",
             lease.batch_id,
-            output::or_dash(lease.campaign_id),
+            owner(lease.campaign_id),
             since(lease.ran_out_at, found.checked_at),
         );
     }
@@ -102,6 +111,10 @@ fn show(found: &Report) {
             account.reason.as_deref().unwrap_or("no reason given"),
         );
     }
+}
+
+fn owner(campaign_id: Option<i64>) -> String {
+    campaign_id.map_or_else(|| "a single mail".to_owned(), |id| format!("campaign {id}"))
 }
 
 fn show_resumed(resumed: &Resumed) {

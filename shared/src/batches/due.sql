@@ -3,13 +3,14 @@ with
 load as (
     select
         account_id,
+        campaign_id is null as single,
         count(*) filter (
             where leased_until > now()
                 or (rung_at > now() - make_interval(secs => $1) and rung_at <= now())
         ) as outstanding
     from nightshift.batches
     where finished_at is null
-    group by account_id
+    group by account_id, campaign_id is null
 ),
 -- what could be worked on now, numbered within its campaign
 due as (
@@ -17,8 +18,12 @@ due as (
         b.id,
         b.account_id,
         b.campaign_id,
-        -- as many as its connections can keep busy
-        least($2, (a.max_connections + $4::integer - 1) / $4::integer) as most,
+        b.campaign_id is null as single,
+        -- as many as its connections can keep busy; a single mail needs one
+        case
+            when b.campaign_id is null then least($2, a.max_connections)
+            else least($2, (a.max_connections + $4::integer - 1) / $4::integer)
+        end as most,
         row_number() over (partition by b.account_id, b.campaign_id order by b.id) as turn
     from nightshift.batches b
     join nightshift.smtp_accounts a on a.id = b.account_id
@@ -30,18 +35,20 @@ due as (
         and (c.id is null or c.status = 'sending')
         and (a.paused_until is null or a.paused_until <= now())
 ),
--- the campaigns of an account take turns
+-- the campaigns of an account take turns; its single mails are counted apart and never wait for them
 placed as (
     select
         id,
         account_id,
+        campaign_id,
+        single,
         most,
-        row_number() over (partition by account_id order by turn, campaign_id) as place
+        row_number() over (partition by account_id, single order by turn, campaign_id) as place
     from due
 )
-select placed.id
+select placed.id, placed.campaign_id
 from placed
-join load on load.account_id = placed.account_id
+join load on load.account_id = placed.account_id and load.single = placed.single
 where placed.place <= placed.most - load.outstanding
-order by placed.place, placed.account_id
+order by placed.single desc, placed.place, placed.account_id
 limit $3

@@ -22,7 +22,8 @@ settled as (
     from dead
     join nightshift.deliveries mail on mail.id = dead.delivery_id
     left join nightshift.campaigns c on c.id = mail.campaign_id
-    cross join lateral (select coalesce(c.uncertain_policy, 'hold') as name) as policy
+    left join nightshift.single_mails m on m.delivery_id = mail.id
+    cross join lateral (select coalesce(c.uncertain_policy, m.uncertain_policy, 'hold') as name) as policy
     where d.id = dead.delivery_id
         and d.state = 'sending'
     returning d.id

@@ -83,7 +83,8 @@ impl Ledger {
     /// A claimed batch with connection slots, as an invocation holds it.
     pub(crate) async fn worker(&self) -> Worker<'_> {
         let claimed = self.claim(LEASE).await;
-        let slots = batches::take_slots(&self.db, self.account, 4, 2, claimed.lease.token, LEASE).await.expect("slots");
+        let slots =
+            batches::take_slots(&self.db, self.account, 0..4, 2, claimed.lease.token, LEASE).await.expect("slots");
         Worker { ledger: self, claimed, slots }
     }
 

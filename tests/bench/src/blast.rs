@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 use shared::accounts::Account;
 use shared::keys::Keys;
-use shared::mail::{Outgoing, Sender};
+use shared::mail::{Extras, Outgoing, Sender};
 use shared::smtp::{Connection, Envelope, Opened, Server};
 use shared::template::{MailTemplate, text_from_html};
 use shared::unsubscribe::Unsubscribe;
@@ -55,7 +55,12 @@ impl Blast {
             "unsubscribe_url": link,
         });
         let rendered = MailTemplate::parse(SUBJECT, &html, &text_from_html(&html)?)?.render(&fields)?;
-        let mail = Sender::of(account)?.compose(&to, Uuid::new_v4(), rendered, Some(&link))?;
+        let mail = Sender::of(account)?.compose(
+            &to,
+            Uuid::new_v4(),
+            rendered,
+            Extras { unsubscribe: Some(&link), ..Extras::default() },
+        )?;
         Ok(Arc::new(Self { server: Server::of(account, None), mail, connections: options.connections }))
     }
 
