@@ -10,6 +10,7 @@ use shared::batches::{self, CONNECTIONS_PER_INVOCATION, Claimed, Released};
 use shared::campaigns;
 use shared::deadline::Deadline;
 use shared::job_runs::{self, Trigger};
+use shared::limits::Wait;
 use shared::mail::Sender;
 use shared::smtp::Server;
 use shared::template::MailTemplate;
@@ -23,6 +24,11 @@ use crate::{Counts, Ctx, JOB};
 /// How long one invocation goes on with further batches. Longer saves more connects; shorter lets the other accounts
 /// have their turn sooner.
 const GO_ON_FOR: Duration = Duration::from_secs(30);
+/// A limit that has room again within this time is waited for with the batch in hand. Longer keeps functions idle that
+/// other accounts could use; shorter makes limits per second crawl.
+const WAIT_IN_PLACE: Duration = Duration::from_secs(2);
+/// At least this long.
+const LEAST_PAUSE: Duration = Duration::from_millis(50);
 /// All connections of the account are in use: look again after this long.
 const NO_SLOT_PAUSE: chrono::Duration = chrono::Duration::seconds(5);
 /// Work failed for a reason that is no mail's: look again after this long.
@@ -121,8 +127,17 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         }
         counts.batches += 1;
         let work = Work { ctx, lease: &claimed.lease, server: &server, sender: &sender, campaign: &content, deadline };
-        let report = Box::pin(batch::run(&work, &mut lines, counts.sent)).await;
-        counts += report.counts;
+        let report = loop {
+            let report = Box::pin(batch::run(&work, &mut lines, counts.sent)).await;
+            counts += report.counts;
+            match &report.stop {
+                Some(Stop::Waits(wait)) if started.elapsed() < GO_ON_FOR && !deadline.soft_passed() => {
+                    let Some(pause) = short(wait, Utc::now()) else { break report };
+                    tokio::time::sleep(pause).await;
+                }
+                _ => break report,
+            }
+        };
         let not_before = carry_out(ctx, &account, &claimed, report.stop.as_ref()).await?;
         let left = Left {
             not_before,
@@ -168,6 +183,14 @@ async fn hang_up(lines: Vec<Line>) {
     futures_util::future::join_all(lines.into_iter().map(Line::hang_up)).await;
 }
 
+/// How long to wait in place for a limit that has room again in a moment: giving everything back would take longer, and
+/// leave most of a limit per second unused.
+fn short(wait: &Wait, now: DateTime<Utc>) -> Option<Duration> {
+    let pause = (wait.until - now).to_std().unwrap_or_default();
+    // Where the clocks of function and database differ, it must not ask without pause.
+    (pause <= WAIT_IN_PLACE).then(|| pause.max(LEAST_PAUSE))
+}
+
 /// Pauses what is at fault, with its reason. Returns when the batch should be tried again, if that is later than its
 /// deliveries say.
 async fn carry_out(
@@ -185,6 +208,10 @@ async fn carry_out(
                 campaigns::pause(&ctx.db, campaign, reason).await.context("pause the campaign")?;
             }
             return Ok(None);
+        }
+        Some(Stop::Waits(wait)) => {
+            tracing::info!(account = account.name, "batch {} waits: {}", claimed.lease.batch_id, wait.reason);
+            return Ok(Some(wait.until));
         }
         None | Some(Stop::Deadline | Stop::LeaseLost | Stop::Paused | Stop::Broken(_)) => return Ok(None),
     };
