@@ -256,6 +256,10 @@ pub struct Listed {
     pub from_email: String,
     /// Most connections at once.
     pub max_connections: i32,
+    /// IANA time zone of its daily limits and its sending window.
+    pub time_zone: String,
+    /// When mail may leave through it; at any time where there is none.
+    pub sending_window: Option<String>,
     /// Nothing leaves before this.
     pub paused_until: Option<DateTime<Utc>>,
     /// Why.
@@ -269,6 +273,7 @@ pub async fn list(db: impl PgExecutor<'_>) -> Result<Vec<Listed>, sqlx::Error> {
         r#"
         select
             id, name, host || ':' || port as "server!", security, username, from_email, max_connections,
+            time_zone, sending_window,
             case when paused_until > now() then paused_until end as paused_until,
             case when paused_until > now() then pause_reason end as pause_reason
         from nightshift.smtp_accounts

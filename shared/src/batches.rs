@@ -1,5 +1,6 @@
 //! Batches: pieces of a campaign that one function works on at a time, and the doorbells that announce them.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -11,7 +12,10 @@ use uuid::Uuid;
 use crate::config::{self, ConfigError};
 use crate::doorbell::Doorbell;
 use crate::gate::Lease;
+use crate::limits::Wait;
 use crate::queue::{BatchQueues, MAX_DELAY, Queue};
+use crate::uncertain;
+use crate::waits;
 
 /// Batches of one account that are rung or worked on at a time, campaigns' and single mails' counted apart. More fills the queue with work that only waits; fewer
 /// leaves functions idle.
@@ -63,6 +67,7 @@ pub async fn claim(
         update nightshift.batches
         set lease_token = $2,
             leased_until = clock_timestamp() + make_interval(secs => $3),
+            lease_seconds = $3,
             fruitless_claims = fruitless_claims + 1
         where id = $1
             and finished_at is null
@@ -98,6 +103,7 @@ pub async fn claim_next(
         update nightshift.batches
         set lease_token = $3,
             leased_until = clock_timestamp() + make_interval(secs => $4),
+            lease_seconds = $4,
             fruitless_claims = fruitless_claims + 1
         where id = (
             select id
@@ -322,25 +328,32 @@ pub async fn free_slots(db: impl PgExecutor<'_>, account_id: i64, token: Uuid) -
     Ok(())
 }
 
-/// Settles what dead connections held: a mail between its final dot and the recorded answer becomes what its campaign's
-/// policy says, `uncertain` unless told otherwise. Returns how many.
-///
-/// `resend` waits for 20 minutes after the attempt: no invocation lives longer than 15, so no live attempt can exist.
-pub async fn settle_dead_connections(db: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
-    sqlx::query_file_scalar!("src/batches/settle_dead_connections.sql").fetch_one(db).await
+/// Settles what dead connections held: a mail between its final dot and the recorded answer is `uncertain`, or what its
+/// campaign's policy makes of that. Returns how many.
+pub async fn settle_dead_connections(db: &PgPool) -> Result<i64, sqlx::Error> {
+    let mut tx = db.begin().await?;
+    let in_doubt = sqlx::query_file_scalar!("src/batches/settle_dead_connections.sql").fetch_all(&mut *tx).await?;
+    uncertain::carry_out_policy(&mut tx, &in_doubt).await?;
+    tx.commit().await?;
+    Ok(i64::try_from(in_doubt.len()).unwrap_or(i64::MAX))
 }
 
 /// Rings every batch that is due, held by nobody and not rung for a while; at most a few per account at a time, the
-/// campaigns of an account in turn, single mails beside them. Returns how many doorbells were sent.
+/// campaigns of an account in turn, single mails beside them. Campaigns that no mail may leave of now are left out.
+/// Returns how many doorbells were sent.
 ///
 /// The row comes first, then the ring, then the stamp: a crash between the last two rings twice, which is harmless.
 pub async fn ring_due(db: &PgPool, queues: &BatchQueues, timing: Timing) -> Result<usize> {
+    let held_back = waits::held_back(db).await?;
+    put_off(db, &held_back).await?;
+    let held_back: Vec<i64> = held_back.into_keys().collect();
     let due = sqlx::query_file!(
         "src/batches/due.sql",
         timing.ring_again.as_secs_f64(),
         MAX_OUTSTANDING,
         MAX_RINGS,
         CONNECTIONS_PER_INVOCATION,
+        &held_back,
     )
     .fetch_all(db)
     .await?;
@@ -352,6 +365,39 @@ pub async fn ring_due(db: &PgPool, queues: &BatchQueues, timing: Timing) -> Resu
         stamp_rung(db, &ids, Duration::ZERO).await?;
     }
     Ok(due.len())
+}
+
+/// Makes the batches of campaigns that wait due when the wait is over: until then nobody misses their progress. Short
+/// waits are over before that would be worth a write to each batch.
+async fn put_off(db: &PgPool, held_back: &BTreeMap<i64, Wait>) -> Result<(), sqlx::Error> {
+    if held_back.is_empty() {
+        return Ok(());
+    }
+    let campaigns: Vec<i64> = held_back.keys().copied().collect();
+    let untils: Vec<DateTime<Utc>> = held_back.values().map(|wait| wait.until).collect();
+    sqlx::query!(
+        r#"
+        update nightshift.batches b
+        set due_at = waiting.until
+        from (
+            select free.id, w.until
+            from unnest($1::bigint[], $2::timestamptz[]) as w (campaign_id, until)
+            join nightshift.batches free on free.campaign_id = w.campaign_id
+            where w.until > now() + interval '5 seconds'
+                and free.finished_at is null
+                and free.due_at < w.until
+                and (free.leased_until is null or free.leased_until <= clock_timestamp())
+            order by free.id
+            for update of free skip locked
+        ) waiting
+        where b.id = waiting.id
+        "#,
+        &campaigns,
+        &untils,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Rings one batch on its queue for a time within the next quarter of an hour; later ones are left to the dispatch of that

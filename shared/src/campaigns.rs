@@ -10,7 +10,10 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
+use crate::limits::Window;
 use crate::template::{MailTemplate, TemplateError};
+use crate::uncertain::Policy;
+use crate::waits;
 
 /// A campaign to be created.
 #[derive(Debug, Clone)]
@@ -27,14 +30,20 @@ pub struct NewCampaign {
     pub text: String,
     /// List that its unsubscribe link leaves; empty for all mail.
     pub list: String,
+    /// What becomes of mails in doubt.
+    pub uncertain: Policy,
+    /// When its mails may leave, within the account's window; at any time where it is not given.
+    pub window: Option<Window>,
 }
 
 /// Creates a draft and returns its id.
 pub async fn create(db: impl PgExecutor<'_>, new: &NewCampaign) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(
         r#"
-        insert into nightshift.campaigns (name, account_id, subject, html_template, text_template, list)
-        values ($1, $2, $3, $4, $5, $6)
+        insert into nightshift.campaigns (
+            name, account_id, subject, html_template, text_template, list, uncertain_policy, sending_window
+        )
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
         returning id
         "#,
         new.name,
@@ -43,6 +52,8 @@ pub async fn create(db: impl PgExecutor<'_>, new: &NewCampaign) -> Result<i64, s
         new.html,
         new.text,
         new.list,
+        new.uncertain.column(),
+        new.window.as_ref().map(ToString::to_string),
     )
     .fetch_one(db)
     .await
@@ -367,6 +378,10 @@ pub struct Listed {
     pub account: String,
     /// `draft`, `scheduled`, `sending`, `paused`, `sent` or `cancelled`.
     pub status: String,
+    /// Why it waits, where it does.
+    pub reason: Option<String>,
+    /// Until when, where it goes on by itself.
+    pub waits_until: Option<DateTime<Utc>>,
     /// Mails planned; 0 for a draft.
     pub planned: i64,
     /// When it was created.
@@ -374,16 +389,32 @@ pub struct Listed {
 }
 
 /// All campaigns, the newest first.
-pub async fn list(db: impl PgExecutor<'_>) -> Result<Vec<Listed>, sqlx::Error> {
-    sqlx::query_as!(
+pub async fn list(db: &PgPool) -> Result<Vec<Listed>, sqlx::Error> {
+    let mut campaigns = sqlx::query_as!(
         Listed,
         r#"
-        select c.id, c.name, a.name as account, c.status, c.planned, c.created_at
+        select
+            c.id,
+            c.name,
+            a.name as account,
+            c.status,
+            c.status_reason as reason,
+            null::timestamptz as waits_until,
+            c.planned,
+            c.created_at
         from nightshift.campaigns c
         join nightshift.smtp_accounts a on a.id = c.account_id
         order by c.id desc
         "#,
     )
     .fetch_all(db)
-    .await
+    .await?;
+    let mut waits = waits::of_all(db).await?;
+    for campaign in &mut campaigns {
+        if let Some(wait) = waits.remove(&campaign.id) {
+            campaign.reason = Some(wait.reason);
+            campaign.waits_until = Some(wait.until);
+        }
+    }
+    Ok(campaigns)
 }

@@ -6,7 +6,7 @@
 //! 1. the caller still holds the batch: its lease token stands in the row and has not run out by the *database's* clock,
 //! 2. the campaign is `sending` and the account is not paused,
 //! 3. the recipient is not suppressed, for this list or for all,
-//! 4. every limit has room; the limits are consumed here.
+//! 4. the sending windows are open and every limit has room; the limits are consumed here.
 //!
 //! Only what it returns as [`Answer::Admitted`] may get its final dot.
 //!
@@ -22,13 +22,15 @@
 //!
 //! Connections that are ready together share one transaction, so its single flush to disk is shared too.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::limits::{Limit, Period};
+use crate::limits::{self, Limit, Scoped, Wait};
+use crate::uncertain;
 
 /// A limit with no more room than this after a mail is about to deny: the connections that ask next may be as many.
 const TIGHT: i64 = 64;
@@ -133,17 +135,40 @@ pub enum Denial {
     Suppressed,
     /// The delivery is not open any more. Go on with the next.
     NotOpen,
-    /// A limit is reached; recorded as deferred. Go on with the next: other domains may have room.
-    Limited,
+    /// Nothing of this batch may leave: a limit of account or owner is reached, or a sending window is closed. Nothing
+    /// is recorded: give the batch back until then.
+    Waits(Wait),
+    /// The limit of this domain is reached; all open mails of the batch to it are recorded as deferred. Go on with the
+    /// next to another domain.
+    Limited(String),
+}
+
+/// Whose time decides about limits and windows. Leases always go by the database's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// The database's, read when the limits are locked.
+    Database,
+    /// This one: for tests over midnight and changes of the clocks.
+    Given(DateTime<Utc>),
 }
 
 /// Passes the requests of one batch through the gate, in one transaction.
 ///
 /// A failed transaction is repeated three times, which is safe as told above. On an error nothing was admitted.
 pub async fn pass(db: &PgPool, lease: &Lease, requests: &[Request]) -> Result<Vec<Answer>, sqlx::Error> {
+    pass_at(db, lease, requests, Clock::Database).await
+}
+
+/// [`pass`] by a clock of one's own.
+pub async fn pass_at(
+    db: &PgPool,
+    lease: &Lease,
+    requests: &[Request],
+    clock: Clock,
+) -> Result<Vec<Answer>, sqlx::Error> {
     let mut tries = 0;
     loop {
-        match pass_once(db, lease, requests).await {
+        match pass_once(db, lease, requests, clock).await {
             Ok(answers) => return Ok(answers),
             Err(error) if tries == 3 => return Err(error),
             Err(error) => {
@@ -155,11 +180,12 @@ pub async fn pass(db: &PgPool, lease: &Lease, requests: &[Request]) -> Result<Ve
     }
 }
 
-async fn pass_once(db: &PgPool, lease: &Lease, requests: &[Request]) -> Result<Vec<Answer>, sqlx::Error> {
+async fn pass_once(db: &PgPool, lease: &Lease, requests: &[Request], clock: Clock) -> Result<Vec<Answer>, sqlx::Error> {
     let mut tx = db.begin().await?;
     let held = hold_and_record(&mut tx, lease, requests).await?;
+    uncertain::carry_out_policy(&mut tx, &in_doubt(requests)).await?;
     let answers = match held {
-        Some(now) => admit(&mut tx, lease, now, requests).await?,
+        Some(held_at) => admit(&mut tx, lease, held_at, clock, requests).await?,
         None => requests
             .iter()
             .map(|request| request.next.map_or(Answer::Recorded, |_| Answer::Denied(Denial::LeaseLost)))
@@ -210,7 +236,7 @@ async fn hold_and_record(
                 next_attempt_at = now() + make_interval(secs => o.delay),
                 settled_at = case when o.state in ('sent', 'refused') then now() end,
                 attempts = d.attempts
-                    + case when d.state in ('pending', 'deferred') then 1 else 0 end
+                    + case when d.state in ('pending', 'deferred') and o.state <> 'sent' then 1 else 0 end
                     - case when o.state = 'returned' then 1 else 0 end,
                 returned = d.returned + case when o.state = 'returned' then 1 else 0 end,
                 attempted_at = coalesce(d.attempted_at, now()),
@@ -220,6 +246,8 @@ async fn hold_and_record(
             where d.id = o.id
                 and (
                     (d.attempt_token = $2 and d.state in ('sending', 'uncertain'))
+                    -- in doubt, and to be sent again by policy: the late answer still comes in time
+                    or (d.attempt_token = $2 and d.state = 'deferred' and o.state = 'sent')
                     or (
                         exists (select from held)
                         and d.batch_id = $1
@@ -243,6 +271,15 @@ async fn hold_and_record(
     .await
 }
 
+fn in_doubt(requests: &[Request]) -> Vec<i64> {
+    requests
+        .iter()
+        .flat_map(|request| &request.settled)
+        .filter(|settled| settled.outcome == Outcome::Uncertain)
+        .map(|settled| settled.delivery_id)
+        .collect()
+}
+
 struct Candidate {
     id: i64,
     open: bool,
@@ -251,14 +288,18 @@ struct Candidate {
     suppressed: bool,
     domain: String,
     owner: Option<String>,
+    account: String,
     time_zone: String,
+    account_window: Option<String>,
+    campaign_window: Option<String>,
 }
 
 /// Decides about each connection's next mail, marks what may leave and consumes the limits.
 async fn admit(
     db: &mut PgConnection,
     lease: &Lease,
-    now: DateTime<Utc>,
+    held_at: DateTime<Utc>,
+    clock: Clock,
     requests: &[Request],
 ) -> Result<Vec<Answer>, sqlx::Error> {
     let wanted: Vec<i64> = requests.iter().filter_map(|request| request.next).collect();
@@ -266,54 +307,90 @@ async fn admit(
         return Ok(vec![Answer::Recorded; requests.len()]);
     }
     let candidates = candidates(db, lease, &wanted).await?;
-    let mut limits = lock_limits(db, lease.account_id, &candidates).await?;
+    let (mut limits, locked_at) = lock_limits(db, lease.account_id, &candidates).await?;
+    let now = match clock {
+        Clock::Database => locked_at.unwrap_or(held_at),
+        Clock::Given(now) => now,
+    };
 
     let mut suppressed: Vec<i64> = vec![];
-    let mut limited: Vec<(i64, f64, String)> = vec![];
-    let answers = requests
-        .iter()
-        .map(|request| {
-            let Some(next) = request.next else { return Answer::Recorded };
-            let Some(candidate) = candidates.iter().find(|candidate| candidate.id == next) else {
-                return Answer::Denied(Denial::NotOpen);
-            };
-            if candidate.admitted_already {
-                return Answer::Admitted { tight: false };
-            }
-            if !candidate.may_send {
-                return Answer::Denied(Denial::Paused);
-            }
-            if !candidate.open {
-                return Answer::Denied(Denial::NotOpen);
-            }
-            if candidate.suppressed {
+    let mut limited: BTreeMap<String, Wait> = BTreeMap::new();
+    let mut answers = Vec::with_capacity(requests.len());
+    for request in requests {
+        let Some(next) = request.next else {
+            answers.push(Answer::Recorded);
+            continue;
+        };
+        answers.push(match candidates.iter().find(|candidate| candidate.id == next) {
+            None => Answer::Denied(Denial::NotOpen),
+            Some(candidate) if candidate.admitted_already => Answer::Admitted { tight: false },
+            Some(candidate) if !candidate.may_send => Answer::Denied(Denial::Paused),
+            Some(candidate) if !candidate.open => Answer::Denied(Denial::NotOpen),
+            Some(candidate) if candidate.suppressed => {
                 suppressed.push(next);
-                return Answer::Denied(Denial::Suppressed);
+                Answer::Denied(Denial::Suppressed)
             }
-            let zone = candidate.time_zone.parse().unwrap_or(chrono_tz::Tz::UTC);
-            let mut applying: Vec<&mut LockedLimit> =
-                limits.iter_mut().filter(|limit| limit.applies_to(candidate)).collect();
-            if let Some(full) = applying.iter().find(|limit| limit.limit.room(now, zone) <= limit.taken) {
-                let exhausted = full.limit.exhausted(now, zone);
-                let delay = (exhausted.until - now).as_seconds_f64().max(0.1);
-                limited.push((next, delay, exhausted.reason));
-                return Answer::Denied(Denial::Limited);
-            }
-            let mut tight = false;
-            for limit in &mut applying {
-                tight |= limit.limit.room(now, zone) - limit.taken <= TIGHT;
-                limit.taken += 1;
-                limit.slice = Some(limit.limit.slice_at(now, zone));
-                limit.forget_before = Some(limit.limit.forget_before(now, zone));
-            }
-            Answer::Admitted { tight }
-        })
-        .collect();
+            Some(candidate) => match take(candidate, &mut limits, now)? {
+                Taken::Room { tight } => Answer::Admitted { tight },
+                Taken::Waits(wait) => Answer::Denied(Denial::Waits(wait)),
+                Taken::Limited(wait) => {
+                    limited.insert(candidate.domain.clone(), wait);
+                    Answer::Denied(Denial::Limited(candidate.domain.clone()))
+                }
+            },
+        });
+    }
 
     mark_suppressed(db, &suppressed).await?;
-    mark_limited(db, &limited).await?;
+    mark_limited(db, lease, &limited).await?;
     consume(db, &limits).await?;
     Ok(answers)
+}
+
+/// What limits and windows say to a mail.
+enum Taken {
+    /// It may leave, and counts.
+    Room {
+        /// A limit is nearly used up.
+        tight: bool,
+    },
+    /// Nothing of its batch may.
+    Waits(Wait),
+    /// Nothing to its domain may.
+    Limited(Wait),
+}
+
+/// Takes one mail's room in every limit that binds it, or in none.
+fn take(candidate: &Candidate, limits: &mut [LockedLimit], now: DateTime<Utc>) -> Result<Taken, sqlx::Error> {
+    let zone = limits::zone(&candidate.time_zone);
+    let mut binding: Vec<&mut LockedLimit> =
+        limits.iter_mut().filter(|limit| limit.scoped.binds(candidate.owner.as_deref(), &candidate.domain)).collect();
+    let full = |domain: bool| -> Vec<&Limit> {
+        binding
+            .iter()
+            .filter(|limit| (limit.scoped.scope == "domain") == domain)
+            .map(|limit| &limit.scoped.limit)
+            .filter(|limit| limit.room(now, zone) == 0)
+            .collect()
+    };
+    let account_window = limits::window(candidate.account_window.as_deref())?;
+    let campaign_window = limits::window(candidate.campaign_window.as_deref())?;
+    let account = format!("account {}", candidate.account);
+    let windows = limits::windows(&account, account_window.as_ref(), campaign_window.as_ref());
+    if let Some(wait) = limits::wait(&full(false), &windows, now, zone) {
+        return Ok(Taken::Waits(wait));
+    }
+    if let Some(wait) = limits::wait(&full(true), &[], now, zone) {
+        return Ok(Taken::Limited(wait));
+    }
+    let mut tight = false;
+    for limit in &mut binding {
+        tight |= limit.scoped.limit.room(now, zone) <= TIGHT;
+        limit.taken += 1;
+        limit.slice = Some(limit.scoped.limit.take(now, zone));
+        limit.forget_before = Some(limit.scoped.limit.forget_before(now, zone));
+    }
+    Ok(Taken::Room { tight })
 }
 
 async fn candidates(db: &mut PgConnection, lease: &Lease, ids: &[i64]) -> Result<Vec<Candidate>, sqlx::Error> {
@@ -332,7 +409,10 @@ async fn candidates(db: &mut PgConnection, lease: &Lease, ids: &[i64]) -> Result
             ) as "suppressed!",
             substring(d.email_normalised from '[^@]*$') as "domain!",
             coalesce(c.owner, m.owner) as "owner?",
-            a.time_zone
+            a.name as account,
+            a.time_zone,
+            a.sending_window as account_window,
+            c.sending_window as "campaign_window?"
         from nightshift.deliveries d
         join nightshift.batches b on b.id = d.batch_id
         join nightshift.smtp_accounts a on a.id = b.account_id
@@ -350,30 +430,19 @@ async fn candidates(db: &mut PgConnection, lease: &Lease, ids: &[i64]) -> Result
 }
 
 struct LockedLimit {
-    limit: Limit,
-    scope: String,
-    key: String,
+    scoped: Scoped,
     taken: i64,
     slice: Option<DateTime<Utc>>,
     forget_before: Option<DateTime<Utc>>,
 }
 
-impl LockedLimit {
-    fn applies_to(&self, candidate: &Candidate) -> bool {
-        match self.scope.as_str() {
-            "account" => true, // only this account's were read
-            "user" => candidate.owner.as_deref() == Some(self.key.as_str()),
-            _ => candidate.domain == self.key,
-        }
-    }
-}
-
-/// Locks every limit that could apply, in the one order that all gates use: account, user, domain, then id.
+/// Locks every limit that could apply, in the one order that all gates use: account, user, domain, then id. Returns them
+/// with their use, and the database's time under the locks; no time where there is no limit.
 async fn lock_limits(
     db: &mut PgConnection,
     account_id: i64,
     candidates: &[Candidate],
-) -> Result<Vec<LockedLimit>, sqlx::Error> {
+) -> Result<(Vec<LockedLimit>, Option<DateTime<Utc>>), sqlx::Error> {
     let owners: Vec<String> = candidates.iter().filter_map(|candidate| candidate.owner.clone()).collect();
     let domains: Vec<String> = candidates.iter().map(|candidate| candidate.domain.clone()).collect();
     let rows = sqlx::query!(
@@ -394,38 +463,16 @@ async fn lock_limits(
     .fetch_all(&mut *db)
     .await?;
     if rows.is_empty() {
-        return Ok(vec![]);
+        return Ok((vec![], None));
     }
-    // A statement of its own: it must see what the gates before this one committed while it waited for the locks.
-    let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-    let usage = sqlx::query!(
-        r#"
-        select limit_id, slice_start, used
-        from nightshift.limit_usage
-        where limit_id = any($1)
-        "#,
-        &ids,
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(rows
+    let mut limits: Vec<Scoped> = rows
         .into_iter()
-        .filter_map(|row| {
-            let name = if row.scope == "account" { &row.account } else { &row.subject };
-            let limit = Limit {
-                id: row.id,
-                subject: format!("{} {name}", row.scope),
-                period: Period::from_column(&row.period)?,
-                maximum: i64::from(row.maximum),
-                usage: usage
-                    .iter()
-                    .filter(|slice| slice.limit_id == row.id)
-                    .map(|slice| (slice.slice_start, i64::from(slice.used)))
-                    .collect(),
-            };
-            Some(LockedLimit { limit, scope: row.scope, key: row.subject, taken: 0, slice: None, forget_before: None })
-        })
-        .collect())
+        .filter_map(|row| Scoped::of(row.id, row.scope, row.subject, &row.period, row.maximum, &row.account))
+        .collect();
+    // A statement of its own: it must see what the gates before this one committed while it waited for the locks.
+    let now = limits::usage_of(db, &mut limits).await?;
+    let locked = |scoped| LockedLimit { scoped, taken: 0, slice: None, forget_before: None };
+    Ok((limits.into_iter().map(locked).collect(), Some(now)))
 }
 
 /// Marks what was admitted, and writes into each connection's row the one mail that it now has in flight, or none.
@@ -517,25 +564,35 @@ async fn mark_suppressed(db: &mut PgConnection, ids: &[i64]) -> Result<(), sqlx:
     Ok(())
 }
 
-async fn mark_limited(db: &mut PgConnection, limited: &[(i64, f64, String)]) -> Result<(), sqlx::Error> {
+/// Defers all open mails of the batch to domains whose limit is reached: asking for each of them would only cost the
+/// server an envelope.
+async fn mark_limited(
+    db: &mut PgConnection,
+    lease: &Lease,
+    limited: &BTreeMap<String, Wait>,
+) -> Result<(), sqlx::Error> {
     if limited.is_empty() {
         return Ok(());
     }
-    let ids: Vec<i64> = limited.iter().map(|(id, ..)| *id).collect();
-    let delays: Vec<f64> = limited.iter().map(|(_, delay, _)| *delay).collect();
-    let reasons: Vec<String> = limited.iter().map(|(.., reason)| reason.clone()).collect();
+    let domains: Vec<&str> = limited.keys().map(String::as_str).collect();
+    let untils: Vec<DateTime<Utc>> = limited.values().map(|wait| wait.until).collect();
+    let reasons: Vec<&str> = limited.values().map(|wait| wait.reason.as_str()).collect();
     sqlx::query!(
         r#"
         update nightshift.deliveries d
         set state = 'deferred',
-            next_attempt_at = clock_timestamp() + make_interval(secs => l.delay),
+            next_attempt_at = l.until,
             reply = l.reason
-        from unnest($1::bigint[], $2::float8[], $3::text[]) as l (id, delay, reason)
-        where d.id = l.id
+        from unnest($2::text[], $3::timestamptz[], $4::text[]) as l (domain, until, reason)
+        where d.batch_id = $1
+            and d.state in ('pending', 'deferred')
+            and substring(d.email_normalised from '[^@]*$') = l.domain
+            and coalesce(d.next_attempt_at < l.until, true)
         "#,
-        &ids,
-        &delays,
-        &reasons,
+        lease.batch_id,
+        &domains as &[&str],
+        &untils,
+        &reasons as &[&str],
     )
     .execute(db)
     .await?;
@@ -557,7 +614,7 @@ async fn consume(db: &mut PgConnection, limits: &[LockedLimit]) -> Result<(), sq
             on conflict (limit_id, slice_start) do update
             set used = limit_usage.used + excluded.used
             "#,
-            limit.limit.id,
+            limit.scoped.limit.id,
             slice,
             i32::try_from(limit.taken).unwrap_or(i32::MAX),
             forget_before,

@@ -24,5 +24,7 @@ pub mod smtp;
 pub mod suppressions;
 pub mod telemetry;
 pub mod template;
+pub mod uncertain;
 pub mod unsubscribe;
 pub mod verdict;
+pub mod waits;

@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
+
+use crate::waits;
 
 /// How a campaign stands: every planned mail is in exactly one of the counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -15,6 +17,8 @@ pub struct Progress {
     pub status: String,
     /// Why it waits, where it does.
     pub reason: Option<String>,
+    /// Until when, where it goes on by itself.
+    pub waits_until: Option<DateTime<Utc>>,
     /// When sending began.
     pub started_at: Option<DateTime<Utc>>,
     /// When the last mail was settled.
@@ -68,7 +72,21 @@ impl Progress {
 }
 
 /// Reads the progress of a campaign; `None` when there is no such campaign.
-pub async fn progress(db: impl PgExecutor<'_>, campaign_id: i64) -> Result<Option<Progress>, sqlx::Error> {
+pub async fn progress(db: &PgPool, campaign_id: i64) -> Result<Option<Progress>, sqlx::Error> {
+    let mut db = db.acquire().await?;
+    progress_and_wait(&mut db, campaign_id).await
+}
+
+async fn progress_and_wait(db: &mut PgConnection, campaign_id: i64) -> Result<Option<Progress>, sqlx::Error> {
+    let Some(mut progress) = count(&mut *db, campaign_id).await? else { return Ok(None) };
+    if let Some(wait) = waits::of(db, campaign_id).await? {
+        progress.reason = Some(wait.reason);
+        progress.waits_until = Some(wait.until);
+    }
+    Ok(Some(progress))
+}
+
+async fn count(db: impl PgExecutor<'_>, campaign_id: i64) -> Result<Option<Progress>, sqlx::Error> {
     sqlx::query_as!(
         Progress,
         r#"
@@ -76,8 +94,8 @@ pub async fn progress(db: impl PgExecutor<'_>, campaign_id: i64) -> Result<Optio
             c.id as campaign_id,
             c.name,
             c.status,
-            coalesce(c.status_reason, case when c.status = 'sending' and a.paused_until > now() then a.pause_reason end)
-                as reason,
+            c.status_reason as reason,
+            null::timestamptz as waits_until,
             c.started_at,
             c.finished_at,
             greatest(d.next_attempt_at, case when c.status = 'sending' and a.paused_until > now() then a.paused_until end)
@@ -144,7 +162,7 @@ pub struct Receipt {
 /// Reads the receipt of a campaign; `None` when there is no such campaign.
 pub async fn receipt(db: &PgPool, campaign_id: i64) -> Result<Option<Receipt>, sqlx::Error> {
     let mut tx = db.begin().await?;
-    let Some(progress) = progress(&mut *tx, campaign_id).await? else { return Ok(None) };
+    let Some(progress) = progress_and_wait(&mut tx, campaign_id).await? else { return Ok(None) };
     let reasons = sqlx::query_as!(
         Reason,
         r#"

@@ -3,6 +3,7 @@
 use shared::accounts::{self, NewAccount, Security};
 use shared::campaigns::{self, NewCampaign};
 use shared::recipients::{Imported, RecipientsFile, Reject};
+use shared::uncertain::Policy;
 use sqlx::PgPool;
 
 async fn import(db: &PgPool, file: &str) -> anyhow::Result<(Imported, Vec<Reject>)> {
@@ -27,6 +28,8 @@ async fn import(db: &PgPool, file: &str) -> anyhow::Result<(Imported, Vec<Reject
         html: String::new(),
         text: String::new(),
         list: String::new(),
+        uncertain: Policy::Hold,
+        window: None,
     };
     let id = campaigns::create(&mut *tx, &campaign).await?;
     let mut rejects = vec![];

@@ -14,11 +14,13 @@ pub struct Draft<'a> {
     pub html: &'a str,
     /// The recipients file.
     pub csv: Vec<u8>,
+    /// What becomes of mails in doubt.
+    pub uncertain: &'a str,
 }
 
 impl Default for Draft<'_> {
     fn default() -> Self {
-        Self { account: "inbox", subject: "News", html: "<p>Good evening</p>", csv: vec![] }
+        Self { account: "inbox", subject: "News", html: "<p>Good evening</p>", csv: vec![], uncertain: "hold" }
     }
 }
 
@@ -72,6 +74,8 @@ impl TestApp {
             draft.account,
             "--subject",
             draft.subject,
+            "--uncertain",
+            draft.uncertain,
             "--html",
             &html,
             "--recipients",

@@ -170,8 +170,10 @@ impl Courier<'_> {
             }
             Ok(Answer::Denied(Denial::LeaseLost)) => self.shared.stop(Stop::LeaseLost),
             Ok(Answer::Denied(Denial::Paused)) => self.shared.stop(Stop::Paused),
-            Ok(Answer::Denied(Denial::Limited)) => {
+            Ok(Answer::Denied(Denial::Waits(wait))) => self.shared.stop(Stop::Waits(wait)),
+            Ok(Answer::Denied(Denial::Limited(domain))) => {
                 self.shared.set_tight(true);
+                self.shared.leave_out(&domain);
                 self.shared.count(|counts| counts.withheld += 1);
             }
             Ok(Answer::Recorded | Answer::Denied(Denial::Suppressed | Denial::NotOpen)) => {

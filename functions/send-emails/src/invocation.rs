@@ -11,6 +11,7 @@ use shared::campaigns;
 use shared::deadline::Deadline;
 use shared::gate::{self, Cause, Outcome, Request, Settled};
 use shared::job_runs::{self, Trigger};
+use shared::limits::Wait;
 use shared::mail::Sender;
 use shared::single_mail;
 use shared::smtp::Server;
@@ -27,6 +28,11 @@ use crate::{Counts, Ctx, JOB};
 const GO_ON_FOR: Duration = Duration::from_secs(30);
 /// An account with one connection gives it to a campaign for this long at a time, so that single mails have their turn.
 const TURN_OF_A_CAMPAIGN: Duration = Duration::from_secs(15);
+/// A limit that has room again within this time is waited for with the batch in hand. Longer keeps functions idle that
+/// other accounts could use; shorter makes limits per second crawl.
+const WAIT_IN_PLACE: Duration = Duration::from_secs(2);
+/// At least this long.
+const LEAST_PAUSE: Duration = Duration::from_millis(50);
 /// All connections of the account are in use: look again after this long.
 const NO_SLOT_PAUSE: chrono::Duration = chrono::Duration::seconds(5);
 /// Work failed for a reason that is no mail's: look again after this long.
@@ -116,16 +122,20 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         }
         counts.batches += 1;
         let shares_connection = shares_connection(&account, &claimed);
-        let work = Work {
-            ctx,
-            lease: &claimed.lease,
-            server: &server,
-            sender: &sender,
-            campaign: &content,
-            deadline: if shares_connection { deadline.soft_within(TURN_OF_A_CAMPAIGN) } else { deadline },
+        let turn = if shares_connection { deadline.soft_within(TURN_OF_A_CAMPAIGN) } else { deadline };
+        let work =
+            Work { ctx, lease: &claimed.lease, server: &server, sender: &sender, campaign: &content, deadline: turn };
+        let report = loop {
+            let report = Box::pin(batch::run(&work, &mut lines, counts.sent)).await;
+            counts += report.counts;
+            match &report.stop {
+                Some(Stop::Waits(wait)) if started.elapsed() < GO_ON_FOR && !turn.soft_passed() => {
+                    let Some(pause) = short(wait, Utc::now()) else { break report };
+                    tokio::time::sleep(pause).await;
+                }
+                _ => break report,
+            }
         };
-        let report = Box::pin(batch::run(&work, &mut lines, counts.sent)).await;
-        counts += report.counts;
         let not_before = carry_out(ctx, &account, &claimed, &content, report.stop.as_ref()).await?;
         let left = Left {
             not_before,
@@ -193,6 +203,14 @@ async fn hang_up(lines: Vec<Line>) {
     futures_util::future::join_all(lines.into_iter().map(Line::hang_up)).await;
 }
 
+/// How long to wait in place for a limit that has room again in a moment: giving everything back would take longer, and
+/// leave most of a limit per second unused.
+fn short(wait: &Wait, now: DateTime<Utc>) -> Option<Duration> {
+    let pause = (wait.until - now).to_std().unwrap_or_default();
+    // Where the clocks of function and database differ, it must not ask without pause.
+    (pause <= WAIT_IN_PLACE).then(|| pause.max(LEAST_PAUSE))
+}
+
 /// Pauses what is at fault, with its reason. Returns when the batch should be tried again, if that is later than its
 /// deliveries say.
 async fn carry_out(
@@ -215,6 +233,10 @@ async fn carry_out(
                 (Content::Template(_), None) => {}
             }
             return Ok(None);
+        }
+        Some(Stop::Waits(wait)) => {
+            tracing::info!(account = account.name, "batch {} waits: {}", claimed.lease.batch_id, wait.reason);
+            return Ok(Some(wait.until));
         }
         None | Some(Stop::Deadline | Stop::LeaseLost | Stop::Paused | Stop::Broken(_)) => return Ok(None),
     };

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use shared::address::{self, EmailAddress};
 use shared::deadline::Deadline;
 use shared::gate::Lease;
+use shared::limits::Wait;
 use shared::mail::{Extras, Outgoing, Sender};
 use shared::single_mail::SingleMail;
 use shared::smtp::Server;
@@ -78,6 +79,8 @@ pub(crate) enum Stop {
     LeaseLost,
     /// Campaign or account are paused.
     Paused,
+    /// A limit is reached or a sending window closed.
+    Waits(Wait),
     /// The account is at fault: login, sender address.
     Account(String),
     /// The server is, or the way to it.
@@ -92,7 +95,7 @@ impl Stop {
     /// What is left can be sent without anybody's doing. Otherwise ringing at once would only go round in circles.
     pub(crate) fn goes_on_by_itself(&self) -> bool {
         match self {
-            Self::Deadline | Self::Account(_) | Self::Provider(_) => true,
+            Self::Deadline | Self::Waits(_) | Self::Account(_) | Self::Provider(_) => true,
             Self::LeaseLost | Self::Paused | Self::Message(_) | Self::Broken(_) => false,
         }
     }
@@ -156,6 +159,18 @@ impl Shared {
     /// Mails go out in this invocation.
     pub(crate) fn has_sent(&self) -> bool {
         self.sent_before + self.counts.get().sent > 0
+    }
+
+    /// Leaves out what is for a domain that takes no more now; the gate has deferred it.
+    pub(crate) fn leave_out(&self, domain: &str) {
+        let mut waiting = self.waiting.borrow_mut();
+        let before = waiting.len();
+        let is_for = |delivery: &Delivery| {
+            delivery.email.parse::<EmailAddress>().is_ok_and(|address| address.domain() == domain)
+        };
+        waiting.retain(|delivery| !is_for(delivery));
+        let left_out = before - waiting.len();
+        self.count(|counts| counts.withheld += left_out as u64);
     }
 
     /// Hands a delivery back that was not touched.

@@ -1,4 +1,6 @@
-//! `account add|test|list`.
+//! `account add|test|list|limit|window`.
+
+mod limit;
 
 use std::io::{IsTerminal, Read};
 
@@ -11,6 +13,8 @@ use shared::smtp::{Connection, Server};
 
 use crate::output;
 use crate::session::Session;
+
+use limit::{LimitCommand, WindowCommand};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AccountCommand {
@@ -27,6 +31,12 @@ pub(crate) enum AccountCommand {
         #[arg(long)]
         json: bool,
     },
+    /// How much mail may leave
+    #[command(subcommand)]
+    Limit(LimitCommand),
+    /// When mail may leave
+    #[command(subcommand)]
+    Window(WindowCommand),
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +84,8 @@ pub(crate) async fn run(command: AccountCommand, session: &Session) -> Result<()
         AccountCommand::Add(add) => self::add(add, session).await,
         AccountCommand::Test { name } => test(&name, session).await,
         AccountCommand::List { json } => list(json, session).await,
+        AccountCommand::Limit(command) => limit::run(command, session).await,
+        AccountCommand::Window(command) => limit::window(command, session).await,
     }
 }
 
@@ -162,7 +174,7 @@ async fn list(json: bool, session: &Session) -> Result<()> {
         println!("No accounts yet; add one with: local-runner account add NAME --host … --from …");
         return Ok(());
     }
-    let mut table = output::table(["Account", "Server", "Security", "Login", "From", "Connections", "Paused"]);
+    let mut table = output::table(["Account", "Server", "Security", "Login", "From", "Connections", "Sends", "Paused"]);
     for account in accounts {
         let paused = account
             .paused_until
@@ -174,6 +186,9 @@ async fn list(json: bool, session: &Session) -> Result<()> {
             output::or_dash(account.username),
             account.from_email,
             account.max_connections.to_string(),
+            account
+                .sending_window
+                .map_or_else(|| "at any time".to_owned(), |window| format!("{window} {}", account.time_zone)),
             output::or_dash(paused),
         ]);
     }

@@ -1,25 +1,24 @@
-//! `campaign create|start|pause|list|progress|receipt`.
+//! `campaign create|start|pause|list|progress|receipt|uncertain`.
 
-use std::fs::File;
+mod create;
+mod uncertain;
+
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use chrono::Utc;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use comfy_table::Cell;
-use shared::campaigns::{self, NewCampaign};
+use shared::campaigns;
 use shared::doorbell::Doorbell;
 use shared::receipt::{self, Progress, Receipt};
-use shared::recipients::{RecipientsFile, Reject};
-use shared::template::{MailTemplate, text_from_html};
 
 use crate::output;
 use crate::session::Session;
 
-/// Rejected rows shown on the terminal; all of them are in the rejects file.
-const REJECTS_SHOWN: usize = 10;
+use create::Create;
+use uncertain::UncertainCommand;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CampaignCommand {
@@ -63,45 +62,14 @@ pub(crate) enum CampaignCommand {
         #[arg(long)]
         json: bool,
     },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Create {
-    /// Name for people
-    #[arg(long, value_parser = output::line)]
-    name: String,
-    /// SMTP account it leaves through
-    #[arg(long)]
-    account: String,
-    /// Subject; may hold merge fields: "Hello {{ first_name }}"
-    #[arg(long, value_parser = output::line)]
-    subject: String,
-    /// HTML template
-    #[arg(long)]
-    html: PathBuf,
-    /// Text template; made from the HTML where it is not given
-    #[arg(long)]
-    text: Option<PathBuf>,
-    /// CSV file: a header with a column "email" and one column for each merge field
-    #[arg(long)]
-    recipients: PathBuf,
-    /// Where rows that cannot be imported go [default: FILE.rejects.csv in this folder]
-    #[arg(long)]
-    rejects: Option<PathBuf>,
-    /// List that the unsubscribe link leaves; all mail where it is not given
-    #[arg(long, default_value = "")]
-    list: String,
-    /// Start it at once
-    #[arg(long)]
-    start: bool,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
+    /// Mails that were handed over without a recorded answer
+    #[command(subcommand)]
+    Uncertain(UncertainCommand),
 }
 
 pub(crate) async fn run(command: CampaignCommand, session: &Session) -> Result<()> {
     match command {
-        CampaignCommand::Create(new) => create(new, session).await,
+        CampaignCommand::Create(new) => create::create(new, session).await,
         CampaignCommand::Start { id } => {
             start(id, session).await?;
             println!("Campaign {id} goes out; watch it with: local-runner campaign progress {id} --wait");
@@ -114,89 +82,22 @@ pub(crate) async fn run(command: CampaignCommand, session: &Session) -> Result<(
         }
         CampaignCommand::Progress { id, json, .. } => show_progress(&read_progress(id, session).await?, json),
         CampaignCommand::Receipt { id, json } => show_receipt(id, json, session).await,
+        CampaignCommand::Uncertain(command) => uncertain::run(command, session).await,
     }
 }
 
-fn read(path: &Path, what: &str) -> Result<String> {
-    let bytes = std::fs::read(path).with_context(|| format!("read the {what} template {}", path.display()))?;
-    String::from_utf8(bytes)
-        .map_err(|_| anyhow::anyhow!("the {what} template {} is not UTF-8; save it as UTF-8 first", path.display()))
-}
-
-async fn create(new: Create, session: &Session) -> Result<()> {
-    let account_id = session.account(&new.account).await?;
-    let html = read(&new.html, "HTML")?;
-    let text = match &new.text {
-        Some(path) => read(path, "text")?,
-        None => text_from_html(&html)?,
-    };
-    let template = MailTemplate::parse(&new.subject, &html, &text)?;
-
-    let path = new.recipients.as_path();
-    let open = File::open(path).with_context(|| format!("open recipients file {}", path.display()))?;
-    let length = open.metadata()?.len();
-    let file = RecipientsFile::open(open).with_context(|| format!("recipients file {}", path.display()))?;
-    let missing: Vec<String> =
-        template.fields().into_iter().filter(|field| !file.fields().contains(&field.as_str())).collect();
-    if !missing.is_empty() {
-        bail!(
-            "the templates use {} which {} does not have; its merge fields are: {}",
-            missing.iter().map(|field| format!("{{{{ {field} }}}}")).collect::<Vec<_>>().join(", "),
-            path.display(),
-            if file.fields().is_empty() { "none".to_owned() } else { file.fields().join(", ") },
-        );
-    }
-
-    let mut rejects = Rejects::new(new.rejects.clone().unwrap_or_else(|| rejects_path(path)));
-    let bar = output::bar(length, "Importing", true);
-    let mut tx = session.db.begin().await?;
-    let campaign = NewCampaign { name: new.name, account_id, subject: new.subject, html, text, list: new.list };
-    let id = campaigns::create(&mut *tx, &campaign).await.context("create the campaign")?;
-    let imported = file
-        .import(&mut tx, id, |reject| rejects.write(reject), |bytes| bar.set_position(bytes))
-        .await
-        .with_context(|| format!("import {}; nothing was imported", path.display()))?;
-    if imported.imported == 0 {
-        bar.finish_and_clear();
-        rejects.finish()?;
-        bail!("{} holds no recipient that can be mailed; nothing was imported{}", path.display(), rejects.sentence());
-    }
-    campaigns::count_import(&mut *tx, id, imported.imported, imported.rejected).await?;
-    tx.commit().await.context("commit the import")?;
-    bar.finish_and_clear();
-    rejects.finish()?;
-
-    if new.start {
-        start(id, session).await?;
-    }
-    if new.json {
-        return output::json(&serde_json::json!({
-            "campaign_id": id,
-            "imported": imported.imported,
-            "rejected": imported.rejected,
-            "rejects_file": rejects.path_if_any(),
-            "started": new.start,
-        }));
-    }
-    println!(
-        "Campaign {id} \"{}\": {} recipients imported, {} rejected",
-        campaign.name, imported.imported, imported.rejected
-    );
-    rejects.show();
-    if new.start {
-        println!("It goes out; watch it with: local-runner campaign progress {id} --wait");
-    } else {
-        println!("It is a draft; let it go with: local-runner campaign start {id}");
-    }
-    Ok(())
-}
-
-/// Writes the row, then rings. A ring that fails delays the start until the next dispatch, so it is no error.
+/// Writes the row, then rings.
 async fn start(id: i64, session: &Session) -> Result<()> {
     campaigns::start(&session.db, id, Utc::now()).await?;
+    ring(id, session).await
+}
+
+/// Announces a campaign that has something to send. A ring that fails only delays that until the next dispatch, so it is
+/// no error.
+async fn ring(id: i64, session: &Session) -> Result<()> {
     let bell = (Doorbell::Campaign { campaign_id: id }, Duration::ZERO);
     if let Err(error) = session.campaigns_queue()?.ring(&[bell]).await {
-        eprintln!("warning: queue campaigns does not answer, the start waits for the next dispatch ({error:#})");
+        eprintln!("warning: queue campaigns does not answer, the campaign waits for the next dispatch ({error:#})");
     }
     Ok(())
 }
@@ -219,7 +120,7 @@ async fn list(json: bool, session: &Session) -> Result<()> {
         println!("No campaigns yet; create one with: local-runner campaign create …");
         return Ok(());
     }
-    let mut table = output::table(["No.", "Name", "Account", "Status", "Planned", "Created"]);
+    let mut table = output::table(["No.", "Name", "Account", "Status", "Planned", "Created", "Waits"]);
     for campaign in campaigns {
         table.add_row([
             output::number(campaign.id),
@@ -228,76 +129,11 @@ async fn list(json: bool, session: &Session) -> Result<()> {
             Cell::new(campaign.status),
             output::number(campaign.planned),
             Cell::new(campaign.created_at.format("%F %T UTC")),
+            Cell::new(output::or_dash(campaign.reason)),
         ]);
     }
     println!("{table}");
     Ok(())
-}
-
-/// The rejects file; made when the first row goes there.
-struct Rejects {
-    path: PathBuf,
-    writer: Option<csv::Writer<File>>,
-    first: Vec<Reject>,
-    count: usize,
-}
-
-fn rejects_path(recipients: &Path) -> PathBuf {
-    let stem = recipients.file_stem().unwrap_or_default().to_string_lossy();
-    PathBuf::from(format!("{stem}.rejects.csv"))
-}
-
-impl Rejects {
-    fn new(path: PathBuf) -> Self {
-        Self { path, writer: None, first: vec![], count: 0 }
-    }
-
-    fn write(&mut self, reject: Reject) -> std::io::Result<()> {
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            None => {
-                let file = File::create(&self.path)?;
-                let mut writer = csv::WriterBuilder::new().flexible(true).from_writer(file);
-                writer.write_record(["line", "reason", "row"])?;
-                self.writer.insert(writer)
-            }
-        };
-        let line = reject.line.to_string();
-        writer
-            .write_record([line.as_str(), &reject.reason].into_iter().chain(reject.cells.iter().map(String::as_str)))?;
-        self.count += 1;
-        if self.first.len() < REJECTS_SHOWN {
-            self.first.push(reject);
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<()> {
-        if let Some(writer) = &mut self.writer {
-            writer.flush().with_context(|| format!("write {}", self.path.display()))?;
-        }
-        Ok(())
-    }
-
-    fn path_if_any(&self) -> Option<&Path> {
-        self.writer.as_ref().map(|_| self.path.as_path())
-    }
-
-    fn sentence(&self) -> String {
-        self.path_if_any().map_or_else(String::new, |path| format!("; see {}", path.display()))
-    }
-
-    fn show(&self) {
-        for reject in &self.first {
-            println!("  line {}: {}", reject.line, reject.reason);
-        }
-        if self.count > self.first.len() {
-            println!("  … and {} more", self.count - self.first.len());
-        }
-        if self.count > 0 {
-            println!("  All rejected rows are in {}", self.path.display());
-        }
-    }
 }
 
 async fn read_progress(id: i64, session: &Session) -> Result<Progress> {
@@ -316,7 +152,9 @@ async fn wait_until_over(id: i64, timeout: Duration, json: bool, session: &Sessi
             bar.finish_and_clear();
             return show_progress(&progress, json);
         }
-        if progress.reason.is_some() && progress.reason != said {
+        // What is over in a moment is not worth a line.
+        let soon = progress.waits_until.is_some_and(|until| until - Utc::now() < chrono::Duration::seconds(5));
+        if progress.reason.is_some() && progress.reason != said && !soon {
             said = progress.reason.clone();
             bar.suspend(|| eprintln!("{} waits: {}", progress.name, output::or_dash(said.as_ref())));
         }
@@ -351,7 +189,17 @@ fn show_progress(progress: &Progress, json: bool) -> Result<()> {
     if let Some(next) = progress.next_attempt_at.filter(|_| progress.open > 0) {
         println!("  {} deferred, the next is due {}", progress.deferred, next.format("%F %T UTC"));
     }
+    show_doubts(progress);
     Ok(())
+}
+
+fn show_doubts(progress: &Progress) {
+    if progress.uncertain > 0 {
+        println!(
+            "  {} uncertain (handed over, no answer recorded); see: local-runner campaign uncertain list {}",
+            progress.uncertain, progress.campaign_id
+        );
+    }
 }
 
 async fn show_receipt(id: i64, json: bool, session: &Session) -> Result<()> {
@@ -408,6 +256,7 @@ fn print_receipt(receipt: &Receipt) {
     if let (Some(started), Some(finished)) = (progress.started_at, progress.finished_at) {
         println!("Took {:.1} s", (finished - started).as_seconds_f64());
     }
+    show_doubts(progress);
     if !receipt.reasons.is_empty() {
         let mut table = output::table(["Why not sent", "Mails", "The server's words (an example)"]);
         for reason in &receipt.reasons {

@@ -32,7 +32,7 @@ due as (
         and b.due_at <= now()
         and (b.leased_until is null or b.leased_until <= now())
         and (b.rung_at is null or b.rung_at <= now() - make_interval(secs => $1))
-        and (c.id is null or c.status = 'sending')
+        and (c.id is null or (c.status = 'sending' and c.id <> all($5)))
         and (a.paused_until is null or a.paused_until <= now())
 ),
 -- the campaigns of an account take turns; its single mails are counted apart and never wait for them

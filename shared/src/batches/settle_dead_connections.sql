@@ -9,25 +9,6 @@ dead as (
     order by c.delivery_id
     for update of d skip locked
 ),
-settled as (
-    update nightshift.deliveries d
-    set state = case policy.name
-            when 'count_as_sent' then 'sent'
-            when 'resend' then 'deferred'
-            else 'uncertain'
-        end,
-        settled_at = case when policy.name = 'count_as_sent' then now() end,
-        next_attempt_at = case when policy.name = 'resend' then d.attempted_at + interval '20 minutes' end,
-        reply = 'the function ended between handing the mail over and recording the answer'
-    from dead
-    join nightshift.deliveries mail on mail.id = dead.delivery_id
-    left join nightshift.campaigns c on c.id = mail.campaign_id
-    left join nightshift.single_mails m on m.delivery_id = mail.id
-    cross join lateral (select coalesce(c.uncertain_policy, m.uncertain_policy, 'hold') as name) as policy
-    where d.id = dead.delivery_id
-        and d.state = 'sending'
-    returning d.id
-),
 freed as (
     update nightshift.smtp_connections s
     set delivery_id = null,
@@ -39,5 +20,13 @@ freed as (
         and s.delivery_id = dead.delivery_id
     returning s.slot
 )
-select count(*) as "settled!"
-from settled, (select count(*) from freed) as every_connection
+update nightshift.deliveries d
+set state = 'uncertain',
+    reply = format(
+        'the function ended between handing the mail over on connection %s and recording the answer',
+        dead.slot
+    )
+from dead
+where d.id = dead.delivery_id
+    and d.state = 'sending'
+returning d.id

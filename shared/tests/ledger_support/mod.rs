@@ -8,6 +8,7 @@ use shared::batches::{self, Claimed};
 use shared::campaigns::{self, NewCampaign};
 use shared::gate::{self, Answer, Outcome, Request, Settled};
 use shared::receipt::{self, Progress};
+use shared::uncertain::Policy;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -42,6 +43,8 @@ impl Ledger {
             html: "<p>{{ name }}</p>".to_owned(),
             text: "{{ name }}".to_owned(),
             list: "spring".to_owned(),
+            uncertain: Policy::Hold,
+            window: None,
         };
         let campaign = campaigns::create(&db, &campaign).await.expect("campaign");
         for (position, email) in recipients.iter().enumerate() {
