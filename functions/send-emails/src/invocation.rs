@@ -125,17 +125,19 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
             progressed: report.counts != Counts::default() || !matches!(report.stop, Some(Stop::Broken(_))),
             goes_on: report.stop.as_ref().is_none_or(Stop::goes_on_by_itself),
         };
+        let over = report.stop.is_some() || started.elapsed() >= GO_ON_FOR || deadline.soft_passed();
+        if over {
+            // Before the batch is offered to others, who would find every connection taken and wait.
+            hang_up(std::mem::take(&mut lines)).await;
+            batches::free_slots(&ctx.db, account_id, token).await.context("free connection slots")?;
+        }
         give_back(ctx, &claimed, left).await?;
-        match report.stop {
-            None if started.elapsed() < GO_ON_FOR && !deadline.soft_passed() => {
-                next = batches::claim_next(&ctx.db, claimed.campaign_id, account_id, token, lasts).await?;
-                campaign = Some(content);
-            }
-            Some(Stop::Broken(reason)) => {
-                hang_up(lines).await;
-                anyhow::bail!(reason);
-            }
-            _ => {}
+        if let Some(Stop::Broken(reason)) = report.stop {
+            anyhow::bail!(reason);
+        }
+        if !over {
+            next = batches::claim_next(&ctx.db, claimed.campaign_id, account_id, token, lasts).await?;
+            campaign = Some(content);
         }
     }
     hang_up(lines).await;
