@@ -5,6 +5,7 @@ mod app;
 mod binaries;
 mod campaign;
 pub mod crash;
+mod disasters;
 mod guardian;
 mod inbox;
 mod processes;

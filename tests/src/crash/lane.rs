@@ -1,8 +1,6 @@
 //! A runner with wires and a sink, on which one cell after the other is run.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
@@ -18,7 +16,7 @@ use tokio::time::timeout;
 use super::{Action, Case, Verdict};
 use crate::app::TestApp;
 use crate::campaign::{Campaign, Draft, csv_of};
-use crate::processes::{Process, is_stopped, kill_all};
+use crate::processes::{Process, is_stopped};
 use crate::wires::{Blow, Effect, Struck, Wires};
 
 /// Recipients of each campaign: enough for each connection to carry several mails, in several batches. One of them is
@@ -165,13 +163,10 @@ impl Lane {
             Action::Cut => Blow::Cut,
             Action::Half => Blow::CutHalf,
             Action::Swallow => Blow::Swallow,
-            Action::Postgres => Blow::Strike(Box::new(move || kill_all(&app.server_processes("postgres")))),
+            Action::Postgres => Blow::Strike(Box::new(move || app.kill_postgres())),
             Action::Redis => {
                 let url = self.redis_url.clone();
-                Blow::Strike(Box::new(move || {
-                    flush(&url).expect("Redis can be emptied");
-                    kill_all(&app.server_processes("redis"));
-                }))
+                Blow::Strike(Box::new(move || app.lose_redis(&url)))
             }
             Action::Runner => Blow::Strike(Box::new(move || app.kill_runner())),
         }
@@ -328,19 +323,4 @@ impl<'a> Ticks<'a> {
             self.lane.dispatch_now();
         }
     }
-}
-
-/// Empties all of Redis.
-fn flush(url: &str) -> std::io::Result<()> {
-    let address = || {
-        let (password, rest) = url.strip_prefix("redis://:")?.split_once('@')?;
-        Some((password, rest.split('/').next()?))
-    };
-    let (password, host) = address().ok_or(std::io::ErrorKind::InvalidInput)?;
-    let mut redis = TcpStream::connect(host)?;
-    redis.set_read_timeout(Some(Duration::from_secs(5)))?;
-    redis.write_all(format!("AUTH {password}\r\nFLUSHALL\r\n").as_bytes())?;
-    let mut answer = [0; 10];
-    redis.read_exact(&mut answer)?;
-    if answer == *b"+OK\r\n+OK\r\n" { Ok(()) } else { Err(std::io::ErrorKind::PermissionDenied.into()) }
 }
