@@ -53,12 +53,21 @@ bench: servers ## mails per second through the whole pipeline, beside a bare SMT
 check-cloud: ## the template and the deployed form: cfn-lint, sam validate, sam build
 	@$(CLEAN) sh infra/check-cloud/run.sh
 
-# Only where its script is there.
-ifneq ($(wildcard tests/crash-matrix.sh),)
+# Which cells: SEED= repeats a choice, ONLY= takes those whose description contains it, LANES= runners at once. HURRY=1
+# does not wait for the schedule's minute, so what is measured lacks it.
+SEED ?=
+ONLY ?=
+LANES ?= 6
+HURRY ?= 1
+
 .PHONY: crash-matrix
-crash-matrix: servers build
-	@$(CLEAN) $(RUNNER) --runner crash-matrix exec -- sh tests/crash-matrix.sh
-endif
+crash-matrix: servers build ## strike a campaign at every effect, in every way, and print the table (SEED= ONLY= LANES= HURRY=)
+	@$(CLEAN) NIGHTSHIFT_BIN_DIR="$(dir $(RUNNER))" $(dir $(RUNNER))crash-matrix --lanes $(LANES) \
+		$(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only "$(ONLY)") $(if $(filter 1,$(HURRY)),--hurry)
+
+.PHONY: demo-hostile
+demo-hostile: servers build ## the demo while queues are purged, Redis forgets, Postgres dies and the runner is killed
+	@$(CLEAN) NIGHTSHIFT_BIN_DIR="$(dir $(RUNNER))" $(dir $(RUNNER))demo-hostile
 
 .PHONY: fmt
 fmt: ## formatting is as rustfmt would have it

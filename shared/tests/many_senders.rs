@@ -134,7 +134,7 @@ async fn senders(db: &PgPool, limits: &str) -> Vec<Sender> {
 
 async fn sender(db: &PgPool, batch: i64, owner: String) -> Sender {
     let lease = batches::claim(db, batch, Uuid::new_v4(), LEASE).await.expect("claim").expect("free").lease;
-    let slots = batches::take_slots(db, lease.account_id, 200, 1, lease.token, LEASE).await.expect("slots");
+    let slots = batches::take_slots(db, lease.account_id, 0..200, 1, lease.token, LEASE).await.expect("slots");
     let mails = sqlx::query(
         "select id, split_part(email, '@', 2) as domain from nightshift.deliveries where batch_id = $1 order by id",
     )

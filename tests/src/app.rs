@@ -70,6 +70,7 @@ impl Said {
 pub struct TestApp {
     name: String,
     parameters: Vec<String>,
+    bin_dir: PathBuf,
     state: State,
     logs: tempfile::TempDir,
     child: Mutex<Child>,
@@ -80,6 +81,11 @@ impl TestApp {
     /// Starts a runner with an account `inbox`. Deferred mail is tried again after a second, and the work of a dead
     /// function returns after five; `parameters` of the template come on top.
     pub fn launch(name: &str, parameters: &[&str]) -> Self {
+        Self::launch_from(binaries::folder(), name, parameters)
+    }
+
+    /// [`TestApp::launch`] with the functions of this folder.
+    pub(crate) fn launch_from(bin_dir: &Path, name: &str, parameters: &[&str]) -> Self {
         let project = binaries::project();
         let name = format!("e2e-{name}-{}", std::process::id());
         let fast = ["RetryFirstSeconds=1", "LeaseSeconds=5", "RingAgainSeconds=5"];
@@ -87,8 +93,8 @@ impl TestApp {
         let state = State::open(&project, &name).expect("a state folder");
         let guardian = Guardian::watch(&executable(), &project, &name, state.dir());
         let logs = tempfile::tempdir().expect("a temporary folder");
-        let child = Mutex::new(spawn(&name, &parameters, logs.path()));
-        let app = Self { name, parameters, state, logs, child, _guardian: guardian };
+        let child = Mutex::new(spawn(&name, &parameters, bin_dir, logs.path()));
+        let app = Self { name, parameters, bin_dir: bin_dir.to_owned(), state, logs, child, _guardian: guardian };
         app.wait_until_up();
         app.runner(&["account", "add", "inbox", "--host", "inbox", "--from", "night@example.org"]).expect_success();
         app
@@ -105,7 +111,7 @@ impl TestApp {
     /// the account learns.
     pub fn restart_runner(&self) {
         *self.child.lock().expect("no test panics with the lock") =
-            spawn(&self.name, &self.parameters, self.logs.path());
+            spawn(&self.name, &self.parameters, &self.bin_dir, self.logs.path());
         self.wait_until_up();
         self.runner(&["account", "add", "inbox", "--host", "inbox", "--from", "night@example.org", "--replace"])
             .expect_success();
@@ -144,6 +150,14 @@ impl TestApp {
         match self.state.read().expect("a state file") {
             Runner::Live(record) => record,
             other => panic!("the runner does not run: {other:?}\n{}", self.log_tail()),
+        }
+    }
+
+    /// [`TestApp::record`], while there may be no runner.
+    pub(crate) fn try_record(&self) -> Option<RunnerRecord> {
+        match self.state.read() {
+            Ok(Runner::Live(record)) => Some(record),
+            Ok(Runner::None | Runner::Stale(_)) | Err(_) => None,
         }
     }
 
@@ -283,11 +297,11 @@ fn command(name: &str) -> Command {
     command
 }
 
-fn spawn(name: &str, parameters: &[String], logs: &Path) -> Child {
+fn spawn(name: &str, parameters: &[String], bin_dir: &Path, logs: &Path) -> Child {
     let log = File::options().create(true).append(true).open(logs.join("runner.log")).expect("a log file");
     let mut up = command(name);
     up.args(["up", "--own-servers", "--gateway-port", "0", "--aws-port", "0", "--inbox-port", "0", "--bin-dir"])
-        .arg(binaries::folder());
+        .arg(bin_dir);
     for parameter in parameters {
         up.args(["--parameter", parameter]);
     }

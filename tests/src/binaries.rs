@@ -14,7 +14,7 @@ pub(crate) fn project() -> PathBuf {
 pub(crate) fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| match std::env::var_os("NIGHTSHIFT_BIN_DIR") {
-        Some(folder) => folder.into(),
+        Some(folder) => Path::new(&folder).canonicalize().expect("NIGHTSHIFT_BIN_DIR names a folder"),
         None => build(),
     })
 }

@@ -1,7 +1,10 @@
 //! Campaigns as tests speak of them.
 
-use crate::app::{Said, TestApp};
+use std::time::Duration;
+
 use serde_json::Value;
+
+use crate::app::{Said, TestApp};
 
 /// What a test imports. Every draft has a mail domain of its own, so that tests share an inbox and a runner.
 #[derive(Debug, Clone)]
@@ -97,6 +100,17 @@ impl TestApp {
         let id = campaign.id.to_string();
         let waited = self.runner(&["campaign", "progress", &id, "--wait", "--timeout", &seconds.to_string()]);
         assert!(waited.success, "{}{}\n{}", waited.out, waited.err, self.log_tail());
+        self.receipt(campaign)
+    }
+
+    /// Dispatches as the schedule would, only sooner, until nothing is left to do; returns the receipt.
+    pub async fn dispatch_until_over(&self, campaign: Campaign, patience: Duration) -> Value {
+        self.wait_for("the campaign to be over", patience, async || {
+            self.invoke("DispatchCampaigns");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            self.receipt(campaign)["status"] == "sent"
+        })
+        .await;
         self.receipt(campaign)
     }
 

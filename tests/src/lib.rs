@@ -4,11 +4,15 @@
 mod app;
 mod binaries;
 mod campaign;
+pub mod crash;
+mod disasters;
 mod guardian;
 mod inbox;
 mod processes;
+mod wires;
 
 pub use app::{Said, TestApp};
 pub use campaign::{Campaign, Draft, csv_of};
 pub use inbox::Caught;
 pub use processes::{Process, kill_all, signal_all};
+pub use wires::{Effect, Side};

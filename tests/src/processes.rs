@@ -34,6 +34,18 @@ pub(crate) fn children(parent: u32, name: &str) -> Vec<Process> {
         .collect()
 }
 
+/// Processes whose executable's name begins with `name`, whoever started them.
+pub(crate) fn named(name: &str) -> impl Iterator<Item = Process> {
+    let short: String = name.chars().take(15).collect(); // as much as the kernel keeps
+    all().filter(move |&pid| name_of(pid).starts_with(&short)).filter_map(Process::of)
+}
+
+/// Whether a process is stopped, as the runner stops functions that have nothing to do.
+pub(crate) fn is_stopped(process: &Process) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid)).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
 /// Processes of this name that work somewhere below `folder`.
 pub(crate) fn working_below(folder: &Path, name: &str) -> Vec<Process> {
     all()

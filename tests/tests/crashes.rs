@@ -49,17 +49,6 @@ async fn assert_nobody_was_lost(app: &TestApp, domain: &str, campaign: Campaign,
     assert!(caught.count() as i64 >= whole - uncertain);
 }
 
-/// Dispatches as the schedule would, only sooner.
-async fn dispatch_until_over(app: &TestApp, campaign: Campaign) -> serde_json::Value {
-    app.wait_for("the campaign to be over", Duration::from_secs(90), async || {
-        app.invoke("DispatchCampaigns");
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        app.receipt(campaign)["status"] == "sent"
-    })
-    .await;
-    app.receipt(campaign)
-}
-
 #[tokio::test]
 async fn functions_killed_in_mid_batch_lose_nothing_and_it_finishes_by_itself() {
     let app = TestApp::launch("killed", &["EmailBatchSize=50"]);
@@ -89,7 +78,7 @@ async fn a_runner_killed_in_mid_campaign_leaves_no_function_and_the_next_one_goe
     app.restart_runner();
     assert!(postmaster.is_alive(), "the servers were replaced, not adopted");
 
-    let receipt = dispatch_until_over(&app, campaign).await;
+    let receipt = app.dispatch_until_over(campaign, Duration::from_secs(90)).await;
     assert_nobody_was_lost(&app, "runner.example", campaign, &receipt).await;
 }
 
@@ -99,7 +88,7 @@ async fn queues_purged_in_mid_campaign_lose_nothing() {
     let campaign = a_campaign_in_the_middle(&app, "purged.example").await;
     // Once: like SQS, the runner allows one purge of a queue a minute.
     app.purge_queues().await;
-    let receipt = dispatch_until_over(&app, campaign).await;
+    let receipt = app.dispatch_until_over(campaign, Duration::from_secs(90)).await;
     assert_eq!(receipt["sent"], QUICK + SLOW, "no process died, so nothing is in doubt: {receipt}");
     assert_nobody_was_lost(&app, "purged.example", campaign, &receipt).await;
 }

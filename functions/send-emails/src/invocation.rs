@@ -35,12 +35,6 @@ const WAIT_IN_PLACE: Duration = Duration::from_secs(2);
 const LEAST_PAUSE: Duration = Duration::from_millis(50);
 /// All connections of the account are in use: look again after this long.
 const NO_SLOT_PAUSE: chrono::Duration = chrono::Duration::seconds(5);
-/// Work failed for a reason that is no mail's: look again after this long.
-const FAILED_PAUSE: chrono::Duration = chrono::Duration::seconds(60);
-/// Pause of an account whose login or sender address is refused, in seconds.
-const ACCOUNT_PAUSE: f64 = 300.0;
-/// Pause of an account whose server cannot be reached or says no to everybody, in seconds.
-const PROVIDER_PAUSE: f64 = 60.0;
 
 /// Sends what is due in the batch. A batch that cannot be claimed is somebody else's or done: nothing happens.
 pub async fn send_batch(ctx: &Ctx, batch_id: i64, deadline: Deadline) -> Result<Counts> {
@@ -58,7 +52,7 @@ pub async fn send_batch(ctx: &Ctx, batch_id: i64, deadline: Deadline) -> Result<
     if outcome.is_err() {
         // A function that can still say what went wrong was not killed by a mail: the claim does not count against the
         // batch. Where the batch was given back already, this finds nothing to release.
-        let later = Utc::now() + FAILED_PAUSE;
+        let later = Utc::now() + ctx.settings.provider_pause;
         if let Err(error) = batches::release(&ctx.db, &lease, Some(later), true).await {
             tracing::warn!(batch.id = batch_id, "batch {batch_id} was not given back: {error}");
         }
@@ -93,7 +87,9 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         Ok(ready) => ready,
         Err(error) => {
             // The account is at fault: it waits, with the reason, and no mail does.
-            let until = accounts::pause(&ctx.db, account_id, ACCOUNT_PAUSE, &format!("{error:#}")).await?;
+            let until =
+                accounts::pause(&ctx.db, account_id, ctx.settings.account_pause.as_secs_f64(), &format!("{error:#}"))
+                    .await?;
             give_back(ctx, &claimed, Left::untouched_until(Some(until))).await?;
             return Err(error);
         }
@@ -142,22 +138,23 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
             progressed: report.counts != Counts::default() || !matches!(report.stop, Some(Stop::Broken(_))),
             goes_on: report.stop.as_ref().is_none_or(Stop::goes_on_by_itself),
         };
+        // The deadline may be that of a turn: the campaign goes on unless somebody waits for the connection.
+        let goes_on = matches!(report.stop, None | Some(Stop::Deadline))
+            && started.elapsed() < GO_ON_FOR
+            && !deadline.soft_passed()
+            && !(shares_connection && batches::single_mail_waits(&ctx.db, account_id).await?);
+        if !goes_on {
+            // Before the batch is offered to others, who would find every connection taken and wait.
+            hang_up(std::mem::take(&mut lines)).await;
+            batches::free_slots(&ctx.db, account_id, token).await.context("free connection slots")?;
+        }
         give_back(ctx, &claimed, left).await?;
-        match report.stop {
-            // The deadline may be that of a turn: the campaign goes on unless somebody waits for the connection.
-            None | Some(Stop::Deadline)
-                if started.elapsed() < GO_ON_FOR
-                    && !deadline.soft_passed()
-                    && !(shares_connection && batches::single_mail_waits(&ctx.db, account_id).await?) =>
-            {
-                next = batches::claim_next(&ctx.db, claimed.campaign_id, account_id, token, lasts).await?;
-                campaign = claimed.campaign_id.map(|_| content);
-            }
-            Some(Stop::Broken(reason)) => {
-                hang_up(lines).await;
-                anyhow::bail!(reason);
-            }
-            _ => {}
+        if let Some(Stop::Broken(reason)) = report.stop {
+            anyhow::bail!(reason);
+        }
+        if goes_on {
+            next = batches::claim_next(&ctx.db, claimed.campaign_id, account_id, token, lasts).await?;
+            campaign = claimed.campaign_id.map(|_| content);
         }
     }
     hang_up(lines).await;
@@ -220,9 +217,9 @@ async fn carry_out(
     content: &Campaign,
     stop: Option<&Stop>,
 ) -> Result<Option<DateTime<Utc>>> {
-    let seconds = match stop {
-        Some(Stop::Account(_)) => ACCOUNT_PAUSE,
-        Some(Stop::Provider(_)) => PROVIDER_PAUSE,
+    let pause = match stop {
+        Some(Stop::Account(_)) => ctx.settings.account_pause,
+        Some(Stop::Provider(_)) => ctx.settings.provider_pause,
         Some(Stop::Message(reason)) => {
             match (&content.content, claimed.campaign_id) {
                 (Content::Single(mail), _) => refuse(ctx, claimed, mail.delivery_id, reason).await?,
@@ -241,7 +238,7 @@ async fn carry_out(
         None | Some(Stop::Deadline | Stop::LeaseLost | Stop::Paused | Stop::Broken(_)) => return Ok(None),
     };
     let Some(Stop::Account(reason) | Stop::Provider(reason)) = stop else { return Ok(None) };
-    let until = accounts::pause(&ctx.db, account.id, seconds, reason).await.context("pause the account")?;
+    let until = accounts::pause(&ctx.db, account.id, pause.as_secs_f64(), reason).await.context("pause the account")?;
     tracing::error!(account = account.name, "account {} paused until {until}: {reason}", account.name);
     Ok(Some(until))
 }

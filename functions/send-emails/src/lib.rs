@@ -48,6 +48,11 @@ pub struct Ctx {
 pub struct Settings {
     /// Where unsubscribe links lead.
     pub public_url: String,
+    /// Pause of an account whose login or sender address is refused.
+    pub account_pause: Duration,
+    /// Pause of an account whose server cannot be reached or says no to everybody, and of a batch whose work failed for a
+    /// reason that is no mail's.
+    pub provider_pause: Duration,
     /// Wait before the first repetition of a deferred recipient.
     pub retry_first: Duration,
     /// Leases and rings.
@@ -61,6 +66,8 @@ impl Ctx {
     pub async fn from_env() -> Result<Self, ConfigError> {
         let settings = Settings {
             public_url: config::required("PUBLIC_URL")?.trim_end_matches('/').to_owned(),
+            account_pause: config::seconds_or("ACCOUNT_PAUSE_SECONDS", Duration::from_secs(300))?,
+            provider_pause: config::seconds_or("PROVIDER_PAUSE_SECONDS", Duration::from_secs(60))?,
             retry_first: config::seconds_or("RETRY_FIRST_SECONDS", Duration::from_secs(60))?,
             timing: Timing::from_env()?,
             soft_timeout: config::seconds_or("SOFT_TIMEOUT_SECONDS", Duration::from_secs(480))?,

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::async_invoke::{AsyncInvoker, AsyncOptions};
-use crate::bundle::{Bundle, Function};
+use crate::bundle::{Bundle, Function, Queue};
 use crate::inbox::{Inbox, InboxOptions};
 use crate::lambda::{InvokeError, Lambda, LambdaFunction, LambdaOptions, LogSink};
 use crate::scheduler::{DeadLetter, Ledger, Target};
@@ -27,6 +27,8 @@ use crate::{binaries, endpoint, event_source, gateway, lambda, scheduler, templa
 
 /// Prefix of every key in Redis. The same for all runners, so that two of them can share the work of one Redis.
 const PREFIX: &str = "nightshift:";
+/// How often queues are looked for. Longer leaves functions without them for longer after Redis was lost.
+const QUEUE_WATCH: Duration = Duration::from_secs(1);
 /// Redis or the functions may take a moment to come up.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -292,6 +294,7 @@ impl Parts {
                 drain,
             ));
         }
+        self.tasks.spawn(watch_queues(bundle.queues.clone(), sqs.clone(), self.triggers.clone()));
         self.tasks.spawn(invoker.clone().run(self.triggers.clone()));
         let schedules = pairs(bundle, |function| &function.schedules);
         let target = Ticks { invoker, sqs };
@@ -336,6 +339,24 @@ async fn listen(port: u16, option: &str) -> Result<TcpListener> {
             bail!("port {port} of 127.0.0.1 is taken; choose another with {option}, or 0 for any free one")
         }
         Err(error) => Err(error).with_context(|| format!("listen on port {port} of 127.0.0.1")),
+    }
+}
+
+/// Makes queues again that Redis has lost, until `shutdown`.
+async fn watch_queues(queues: Vec<Queue>, sqs: Sqs, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(QUEUE_WATCH) => {}
+        }
+        for queue in &queues {
+            match sqs.restore_queue(queue).await {
+                Ok(false) => {}
+                Ok(true) => tracing::warn!("queue {} was gone and is made again, empty", queue.name),
+                // Redis is away; whoever needs a queue says so.
+                Err(error) => tracing::debug!("cannot look for queue {}: {error}", queue.name),
+            }
+        }
     }
 }
 

@@ -167,6 +167,10 @@ impl<T: Target> Clerk<T> {
         }
         let plan = self.timing.plan(memory, Utc::now());
         if let Some(due) = plan.fire.or(plan.expired) {
+            if self.ledger.restore(&self.schedule, memory).await? {
+                let id = &self.schedule.id;
+                warn!(schedule.id = id, "Redis had lost schedule {id}; it goes on where it was");
+            }
             let written = self.ledger.open(&self.schedule, due, plan.fire.is_none()).await?;
             if written && plan.fire.is_none() {
                 let id = &self.schedule.id;

@@ -130,6 +130,22 @@ impl Sqs {
         Ok(())
     }
 
+    /// Makes a declared queue again if it is gone, as after a loss of Redis; one that is there is left as it is. `true` when
+    /// it was gone.
+    ///
+    /// # Errors
+    /// As [`Sqs::ensure_queue`].
+    pub async fn restore_queue(&self, queue: &bundle::Queue) -> Result<bool> {
+        match self.attributes(&queue.name).await {
+            Ok(_) => Ok(false),
+            Err(SqsError::NoSuchQueue(_)) => {
+                self.ensure_queue(queue).await?;
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Sends a message without attributes and answers its id. `delay` up to 15 minutes; zero means visible at once.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sqs_support::lossy::Lossy;
-use sqs_support::{Queues, Refusal, bodies, eventually, redis_url, url};
+use sqs_support::{Queues, Refusal, bodies, eventually, queue, redis_url, url};
 
 fn internal_error() -> Refusal {
     Refusal {
@@ -64,6 +64,24 @@ async fn scripts_that_redis_forgot_are_sent_again() {
     let _: () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut connection).unwrap();
     queues.send("mail", "two").await;
     assert_eq!(bodies(&queues.receive("mail").await), ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_queue_that_redis_lost_is_made_again_and_one_that_is_there_keeps_its_messages() {
+    let declared = queue("mail", &[("VisibilityTimeout", "7")]);
+    let queues = Queues::with("mail", &[("VisibilityTimeout", "7")]).await;
+    queues.send("mail", "one").await;
+    assert!(!queues.sqs.restore_queue(&declared).await.unwrap());
+    assert_eq!(queues.counts("mail").await.0, 1);
+
+    let mut connection = redis::Client::open(redis_url()).unwrap().get_connection().unwrap();
+    let _: () = redis::cmd("DEL").arg(queues.keys()).query(&mut connection).unwrap();
+    assert!(queues.sqs.restore_queue(&declared).await.unwrap());
+    queues.send("mail", "two").await;
+    let received = queues.receive("mail").await;
+    assert_eq!(bodies(&received), ["two"]);
+    let attributes = json!({"QueueUrl": url("mail"), "AttributeNames": ["VisibilityTimeout"]});
+    assert_eq!(queues.ok("GetQueueAttributes", attributes).await["Attributes"]["VisibilityTimeout"], "7");
 }
 
 #[tokio::test]

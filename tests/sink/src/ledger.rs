@@ -1,5 +1,6 @@
 //! What a sink has seen.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -37,6 +38,8 @@ pub(crate) struct Ledger(Mutex<Entries>);
 struct Entries {
     accepted: Vec<Accepted>,
     figures: Figures,
+    /// Recipients that were asked to come back later.
+    met: BTreeSet<String>,
 }
 
 impl Ledger {
@@ -54,6 +57,11 @@ impl Ledger {
 
     pub(crate) fn refused(&self) {
         self.entries().figures.refused += 1;
+    }
+
+    /// Whether this recipient comes for the first time.
+    pub(crate) fn is_new(&self, recipient: &str) -> bool {
+        self.entries().met.insert(recipient.to_owned())
     }
 
     pub(crate) fn accept(&self, message_id: &str, recipients: Vec<String>) {

@@ -20,13 +20,20 @@ use ledger::Ledger;
 pub use ledger::{Accepted, Figures};
 use session::Session;
 
+/// Local parts that begin so are refused at RCPT.
+pub const NOBODY: &str = "nobody-";
+/// Local parts that begin so are refused with a 451 the first time, and accepted later.
+pub const LATER: &str = "later-";
+/// Local parts that begin so get no answer to their RCPT the first time, and are accepted later.
+pub const DEAF: &str = "deaf-";
 /// Local parts that begin so get no answer to their content, ever.
 pub const MUTE: &str = "mute-";
 
 /// How a sink treats those who come.
 #[derive(Debug, Clone, Default)]
 pub struct Manners {
-    /// Share of recipients that are refused at RCPT, in percent. Which ones depends on the address alone.
+    /// Share of recipients that are refused at RCPT beside [`NOBODY`], in percent. Which ones depends on the address
+    /// alone.
     pub refused_percent: u32,
     /// How long each burst of replies is held back, as a far-away server's would be. What arrives meanwhile is read
     /// afterwards.
@@ -111,6 +118,9 @@ impl Sink {
 
 impl Manners {
     fn refuses(&self, recipient: &str) -> bool {
+        if recipient.starts_with(NOBODY) {
+            return true;
+        }
         // FNV-1a: the same on every machine and in every run.
         let hash = recipient.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte.to_ascii_lowercase())).wrapping_mul(0x0000_0100_0000_01b3)

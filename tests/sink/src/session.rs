@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::ledger::Ledger;
-use crate::{MUTE, Manners, Mood};
+use crate::{DEAF, LATER, MUTE, Manners, Mood};
 
 /// As much as a client's whole group of commands with content around it, so that it is one read where it is one write.
 const READ_BYTES: usize = 256 * 1024;
@@ -183,6 +183,10 @@ impl Session {
                 self.ledger.refused();
                 self.reply("550 5.1.1 No such user here");
             }
+            Some(address) if address.starts_with(LATER) && self.ledger.is_new(address) => {
+                self.reply("451 4.2.1 Come back later");
+            }
+            Some(address) if address.starts_with(DEAF) && self.ledger.is_new(address) => {}
             Some(address) => {
                 self.recipients.push(address.to_owned());
                 self.reply("250 2.1.5 Recipient fine");

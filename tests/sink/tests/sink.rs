@@ -95,3 +95,12 @@ async fn data_for_nobody_gets_a_554_after_its_lone_dot() {
     assert_eq!(codes(&answers[2]), ["554"]);
     assert_eq!(sink.count(), 0);
 }
+
+#[tokio::test]
+async fn who_comes_later_is_refused_once_and_nobody_always() {
+    let sink = Sink::start(Manners::default()).await.expect("a sink");
+    let mail = "MAIL FROM:<a@x.example>\r\nRCPT TO:<later-1@x.example>\r\nRCPT TO:<nobody-1@x.example>\r\nRSET\r\n";
+    let answers = talk(&sink, &[mail, mail]).await;
+    assert_eq!(codes(&answers[1]), ["250", "451", "550", "250"]);
+    assert_eq!(codes(&answers[2]), ["250", "250", "550", "250"]);
+}

@@ -95,6 +95,20 @@ impl Ledger {
         Ok(Memory { anchor: instant(anchor)?, planned_until: instant(planned_until)? })
     }
 
+    /// Makes an enabled schedule known again as it was remembered, if Redis has lost it; a lost one would take no ticks.
+    /// `true` when it was lost.
+    pub async fn restore(&self, schedule: &Schedule, memory: Memory) -> Result<bool> {
+        let script = Script::new(include_str!("restore.lua"));
+        script
+            .key(self.schedule_key(schedule))
+            .arg(timing(schedule))
+            .arg(memory.anchor.timestamp_millis())
+            .arg(memory.planned_until.timestamp_millis())
+            .invoke_async(&mut self.connection.clone())
+            .await
+            .with_context(|| format!("cannot look for schedule {}", schedule.id))
+    }
+
     /// Writes the tick of `due` down, to be fired, or only to be remembered when it is `expired`. `false` when it was
     /// written down before.
     pub async fn open(&self, schedule: &Schedule, due: DateTime<Utc>, expired: bool) -> Result<bool> {

@@ -178,6 +178,25 @@ async fn what_came_due_while_disabled_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_schedule_that_redis_lost_takes_ticks_again_where_it_was() {
+    let bench = Bench::new().await;
+    let schedule = schedule("rate(1 minute)");
+    let created = utc("2026-11-21T10:00:00Z");
+    let memory = bench.ledger.register(&schedule, created).await.expect("registered");
+    assert!(!bench.ledger.restore(&schedule, memory).await.expect("known"));
+    let key = format!("{}schedule:{}", bench.prefix, schedule.id);
+    bench.connection.clone().del::<_, ()>(key).await.expect("Redis answers");
+
+    let due = utc("2026-11-21T10:01:00Z");
+    assert!(!bench.ledger.open(&schedule, due, false).await.expect("unknown"));
+    assert!(bench.ledger.restore(&schedule, memory).await.expect("lost"));
+    assert!(bench.ledger.open(&schedule, due, false).await.expect("written"));
+    let again = bench.ledger.register(&schedule, utc("2026-11-21T12:00:00Z")).await.expect("registered");
+    assert_eq!(again.anchor, created);
+    bench.clean_up().await;
+}
+
+#[tokio::test]
 async fn a_tick_is_written_down_once_and_taken_by_one_runner() {
     let bench = Bench::new().await;
     let schedule = schedule("rate(1 minute)");

@@ -1,0 +1,138 @@
+//! Limits in time: of an invocation, and of trouble with accounts and servers. What is counted is what the sink took.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use end_to_end::{Campaign, Draft, TestApp, csv_of};
+use serde_json::Value;
+use sink::{Manners, Mood, Sink};
+
+/// Adds an account at the sink, with a login where the sink wants one.
+fn add_account(app: &TestApp, name: &str, sink: &Sink, connections: u32, login: bool) {
+    let (host, port) = (sink.address().ip().to_string(), sink.address().port().to_string());
+    let connections = connections.to_string();
+    let mut add = vec!["account", "add", name, "--security", "plain", "--from", "night@example.org", "--host", &host];
+    add.extend(["--port", &port, "--max-connections", &connections]);
+    if login {
+        add.extend(["--username", "night", "--password-stdin"]);
+    }
+    app.runner_with_input(&add, "secret\n").expect_success();
+}
+
+fn start(app: &TestApp, account: &str, addresses: impl IntoIterator<Item = String>) -> Campaign {
+    let campaign = app.import(&Draft { account, csv: csv_of(addresses), ..Draft::default() });
+    app.start(campaign);
+    campaign
+}
+
+fn readers(domain: &str, count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(move |number| format!("reader{number:02}@{domain}"))
+}
+
+/// How many mails each recipient at this domain has got.
+fn taken(sink: &Sink, domain: &str) -> BTreeMap<String, usize> {
+    let mut taken = BTreeMap::new();
+    for mail in sink.accepted().into_iter().filter(|mail| mail.recipient.ends_with(domain)) {
+        *taken.entry(mail.recipient).or_default() += 1;
+    }
+    taken
+}
+
+fn assert_one_each(sink: &Sink, domain: &str, count: usize) {
+    let taken = taken(sink, domain);
+    assert_eq!(taken.len(), count, "{taken:?}");
+    assert!(taken.values().all(|&mails| mails == 1), "{taken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_soft_limit_hands_the_rest_of_the_batch_back_and_the_next_invocation_sends_it() {
+    let app = TestApp::launch("soft", &["EmailSoftTimeoutSeconds=3", "EmailBatchSize=200"]);
+    let sink = Sink::start(Manners { delay: Duration::from_millis(100), ..Manners::default() }).await.expect("a sink");
+    add_account(&app, "slow", &sink, 1, false);
+    let started = Instant::now();
+    let campaign = start(&app, "slow", readers("soft.example", 40));
+    let receipt = app.wait_until_over(campaign, 60);
+    assert_eq!((&receipt["sent"], &receipt["uncertain"]), (&40.into(), &0.into()), "{receipt}");
+    assert_one_each(&sink, "soft.example", 40);
+    assert!(started.elapsed() > Duration::from_secs(4), "the campaign was over before any limit passed");
+
+    let runs = "select count(*) from nightshift.job_runs where job = 'send-emails' and outcome = 'ok' and $1 > 0";
+    assert!(app.count(runs, 1).await >= 2, "one invocation sent everything");
+    let overdrawn = "select count(*) from nightshift.job_runs where job = 'send-emails' \
+                     and finished_at - started_at > make_interval(secs => $1)";
+    assert_eq!(app.count(overdrawn, 6).await, 0, "an invocation went on beyond its soft limit and one mail");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_answers_costs_an_invocation_and_no_mail() {
+    let app = TestApp::launch("hard", &["EmailTimeoutSeconds=65", "EmailConcurrency=4"]);
+    let sink = Sink::start(Manners::default()).await.expect("a sink");
+    add_account(&app, "mute", &sink, 2, false);
+    add_account(&app, "deaf", &sink, 2, false);
+    // No answer to its content: in flight. No answer to its RCPT: the function hangs before the gate, and is killed.
+    let mute = start(&app, "mute", readers("mute.example", 9).chain(["mute-1@mute.example".to_owned()]));
+    let deaf = start(&app, "deaf", ["deaf-1@deaf.example".to_owned()].into_iter().chain(readers("deaf.example", 9)));
+    app.wait_for("the others", Duration::from_secs(30), async || {
+        taken(&sink, "mute.example").len() == 9 && taken(&sink, "deaf.example").len() == 9
+    })
+    .await;
+    let before = app.receipt(deaf);
+    assert_eq!((&before["sent"], &before["open"]), (&9.into(), &1.into()), "outcomes wait for no neighbour: {before}");
+
+    let receipt = app.wait_until_over(mute, 90);
+    assert_eq!((&receipt["sent"], &receipt["uncertain"]), (&9.into(), &1.into()), "{receipt}");
+    assert_one_each(&sink, "mute.example", 9);
+    let receipt = app.dispatch_until_over(deaf, Duration::from_secs(90)).await;
+    assert_eq!((&receipt["sent"], &receipt["uncertain"]), (&10.into(), &0.into()), "{receipt}");
+    assert_one_each(&sink, "deaf.example", 10);
+    assert_eq!(app.count(UNFINISHED, 0).await, 1, "one invocation was killed at its hard limit");
+}
+
+/// Runs that began and never said how they ended.
+const UNFINISHED: &str =
+    "select count(*) from nightshift.job_runs where job = 'send-emails' and finished_at is null and $1 = 0";
+
+/// What `campaign progress` says.
+fn progress(app: &TestApp, campaign: Campaign) -> Value {
+    let said = app.runner(&["campaign", "progress", &campaign.id.to_string(), "--json"]).expect_success();
+    serde_json::from_str(&said.out).expect("progress in JSON")
+}
+
+/// Trouble is visible, burns nobody however long it lasts, and ends by itself.
+async fn assert_trouble_passes(app: &TestApp, sink: &Sink, account: &str, mood: Mood, words: &str) {
+    let domain = format!("{account}.example");
+    sink.set_mood(mood);
+    let campaign = start(app, account, readers(&domain, 20));
+    app.wait_for("the reason to show", Duration::from_secs(30), async || {
+        progress(app, campaign)["reason"].to_string().contains(words)
+    })
+    .await;
+    let list = app.runner(&["account", "list", "--json"]).expect_success().out;
+    assert!(list.contains(words), "{words:?} is not in {list}");
+    let tries = sink.figures().connections;
+    // Several pauses long.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let meanwhile = progress(app, campaign);
+    assert_eq!((&meanwhile["open"], &meanwhile["refused"]), (&20.into(), &0.into()), "{meanwhile}");
+    let burnt =
+        "select count(*) from nightshift.deliveries where campaign_id = $1 and (attempts > 0 or state <> 'pending')";
+    assert_eq!(app.count(burnt, campaign.id).await, 0, "a recipient was burnt");
+    let blamed = "select count(*) from nightshift.batches where campaign_id = $1 and fruitless_claims > 1";
+    assert_eq!(app.count(blamed, campaign.id).await, 0, "the batch is blamed for the server");
+    assert!(sink.figures().connections - tries <= 40, "the server is hammered");
+
+    sink.set_mood(Mood::Well);
+    let receipt = app.wait_until_over(campaign, 30);
+    assert_eq!((&receipt["sent"], &receipt["uncertain"]), (&20.into(), &0.into()), "{receipt}");
+    assert_one_each(sink, &domain, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_and_a_server_that_is_down_burn_nobody_and_end_by_themselves() {
+    let app = TestApp::launch("trouble", &["AccountPauseSeconds=2", "ProviderPauseSeconds=2"]);
+    let sink = Sink::start(Manners { wants_login: true, ..Manners::default() }).await.expect("a sink");
+    add_account(&app, "password", &sink, 4, true);
+    assert_trouble_passes(&app, &sink, "password", Mood::Suspicious, "535").await;
+    add_account(&app, "down", &sink, 4, true);
+    assert_trouble_passes(&app, &sink, "down", Mood::Down, "connect").await;
+}
