@@ -38,7 +38,7 @@ run: build ## the bundle in the foreground, for development; DATABASE_URL and RE
 
 # What is measured: mails, connections and rounds; a sink of your own as SINK=host:port; JSON=1 for scripts.
 MAILS ?= 20000
-CONNECTIONS ?= 8
+CONNECTIONS ?= 32
 ROUNDS ?= 3
 SINK ?=
 

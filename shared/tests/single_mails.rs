@@ -402,6 +402,7 @@ async fn single_mails_are_rung_beside_a_campaign_that_has_all_it_may(db: PgPool)
             .bind(8)
             .bind(500_i64)
             .bind(4)
+            .bind(Vec::<i64>::new())
             .fetch_all(&ledger.db)
             .await
             .expect("due");

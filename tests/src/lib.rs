@@ -9,10 +9,12 @@ mod disasters;
 mod guardian;
 mod inbox;
 mod processes;
+mod sinks;
 mod wires;
 
 pub use app::{Said, TestApp};
 pub use campaign::{Campaign, Draft, csv_of};
 pub use inbox::Caught;
 pub use processes::{Process, kill_all, signal_all};
+pub use sinks::{assert_one_each, readers, taken};
 pub use wires::{Effect, Side};

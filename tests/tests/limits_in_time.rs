@@ -1,23 +1,10 @@
 //! Limits in time: of an invocation, and of trouble with accounts and servers. What is counted is what the sink took.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use end_to_end::{Campaign, Draft, TestApp, csv_of};
+use end_to_end::{Campaign, Draft, TestApp, assert_one_each, csv_of, readers, taken};
 use serde_json::Value;
 use sink::{Manners, Mood, Sink};
-
-/// Adds an account at the sink, with a login where the sink wants one.
-fn add_account(app: &TestApp, name: &str, sink: &Sink, connections: u32, login: bool) {
-    let (host, port) = (sink.address().ip().to_string(), sink.address().port().to_string());
-    let connections = connections.to_string();
-    let mut add = vec!["account", "add", name, "--security", "plain", "--from", "night@example.org", "--host", &host];
-    add.extend(["--port", &port, "--max-connections", &connections]);
-    if login {
-        add.extend(["--username", "night", "--password-stdin"]);
-    }
-    app.runner_with_input(&add, "secret\n").expect_success();
-}
 
 fn start(app: &TestApp, account: &str, addresses: impl IntoIterator<Item = String>) -> Campaign {
     let campaign = app.import(&Draft { account, csv: csv_of(addresses), ..Draft::default() });
@@ -25,30 +12,11 @@ fn start(app: &TestApp, account: &str, addresses: impl IntoIterator<Item = Strin
     campaign
 }
 
-fn readers(domain: &str, count: usize) -> impl Iterator<Item = String> {
-    (0..count).map(move |number| format!("reader{number:02}@{domain}"))
-}
-
-/// How many mails each recipient at this domain has got.
-fn taken(sink: &Sink, domain: &str) -> BTreeMap<String, usize> {
-    let mut taken = BTreeMap::new();
-    for mail in sink.accepted().into_iter().filter(|mail| mail.recipient.ends_with(domain)) {
-        *taken.entry(mail.recipient).or_default() += 1;
-    }
-    taken
-}
-
-fn assert_one_each(sink: &Sink, domain: &str, count: usize) {
-    let taken = taken(sink, domain);
-    assert_eq!(taken.len(), count, "{taken:?}");
-    assert!(taken.values().all(|&mails| mails == 1), "{taken:?}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_soft_limit_hands_the_rest_of_the_batch_back_and_the_next_invocation_sends_it() {
     let app = TestApp::launch("soft", &["EmailSoftTimeoutSeconds=3", "EmailBatchSize=200"]);
     let sink = Sink::start(Manners { delay: Duration::from_millis(100), ..Manners::default() }).await.expect("a sink");
-    add_account(&app, "slow", &sink, 1, false);
+    app.add_account_at(sink.address(), "slow", 1, false);
     let started = Instant::now();
     let campaign = start(&app, "slow", readers("soft.example", 40));
     let receipt = app.wait_until_over(campaign, 60);
@@ -67,8 +35,8 @@ async fn a_soft_limit_hands_the_rest_of_the_batch_back_and_the_next_invocation_s
 async fn a_server_that_never_answers_costs_an_invocation_and_no_mail() {
     let app = TestApp::launch("hard", &["EmailTimeoutSeconds=65", "EmailConcurrency=4"]);
     let sink = Sink::start(Manners::default()).await.expect("a sink");
-    add_account(&app, "mute", &sink, 2, false);
-    add_account(&app, "deaf", &sink, 2, false);
+    app.add_account_at(sink.address(), "mute", 3, false);
+    app.add_account_at(sink.address(), "deaf", 3, false);
     // No answer to its content: in flight. No answer to its RCPT: the function hangs before the gate, and is killed.
     let mute = start(&app, "mute", readers("mute.example", 9).chain(["mute-1@mute.example".to_owned()]));
     let deaf = start(&app, "deaf", ["deaf-1@deaf.example".to_owned()].into_iter().chain(readers("deaf.example", 9)));
@@ -131,8 +99,8 @@ async fn assert_trouble_passes(app: &TestApp, sink: &Sink, account: &str, mood: 
 async fn a_wrong_password_and_a_server_that_is_down_burn_nobody_and_end_by_themselves() {
     let app = TestApp::launch("trouble", &["AccountPauseSeconds=2", "ProviderPauseSeconds=2"]);
     let sink = Sink::start(Manners { wants_login: true, ..Manners::default() }).await.expect("a sink");
-    add_account(&app, "password", &sink, 4, true);
+    app.add_account_at(sink.address(), "password", 4, true);
     assert_trouble_passes(&app, &sink, "password", Mood::Suspicious, "535").await;
-    add_account(&app, "down", &sink, 4, true);
+    app.add_account_at(sink.address(), "down", 4, true);
     assert_trouble_passes(&app, &sink, "down", Mood::Down, "connect").await;
 }

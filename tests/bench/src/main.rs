@@ -38,8 +38,8 @@ struct Options {
     /// Mails in each round
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     mails: u32,
-    /// SMTP connections; one account has work for eight functions at most, with four each
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(i32).range(1..=32))]
+    /// SMTP connections; one function uses 32 at most
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(i32).range(1..=128))]
     connections: i32,
     /// Rounds of pipeline and blast; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]

@@ -35,6 +35,7 @@ pub(crate) struct Target<'a> {
     pub(crate) account: &'a str,
     pub(crate) host: &'a str,
     pub(crate) port: u16,
+    /// Connections for campaigns.
     pub(crate) connections: i32,
 }
 
@@ -83,7 +84,8 @@ impl Pipeline {
                     "--from=bench@example.test",
                     &format!("--host={}", target.host),
                     &format!("--port={}", target.port),
-                    &format!("--max-connections={}", target.connections),
+                    // One is kept for single mails.
+                    &format!("--max-connections={}", target.connections + 1),
                 ],
             )
             .await?;

@@ -22,8 +22,8 @@ use crate::wires::{Blow, Effect, Struck, Wires};
 /// Recipients of each campaign: enough for each connection to carry several mails, in several batches. One of them is
 /// refused, and one is taken at the second try only.
 const RECIPIENTS: usize = 12;
-/// SMTP connections of each campaign's account.
-const CONNECTIONS: usize = 2;
+/// SMTP connections that a campaign uses; its account has one more, which is kept for single mails.
+const CONNECTIONS: u32 = 2;
 /// Seconds that a lease lasts without a sign of life.
 const LEASE: u64 = 3;
 /// As fast as the template allows. A function begins no mail in its last minute, so its time cannot be much shorter.
@@ -138,11 +138,7 @@ impl Lane {
         let number = self.campaigns.fetch_add(1, Ordering::Relaxed);
         let (account, domain) = (format!("cell{number}"), format!("cell{number}.example"));
         let server = self.wires.smtp(self.sink.address().port());
-        let (host, port) = (server.ip().to_string(), server.port().to_string());
-        let connections = CONNECTIONS.to_string();
-        let add = ["account", "add", &account, "--security", "plain", "--from", "night@example.org"];
-        let whereto = ["--host", &host, "--port", &port, "--max-connections", &connections];
-        self.app.runner(&[add.as_slice(), &whereto].concat()).expect_success();
+        self.app.add_account_at(server.into(), &account, CONNECTIONS + 1, false);
         let csv = csv_of((0..RECIPIENTS).map(|number| {
             let kind = match number {
                 3 => LATER,
@@ -258,7 +254,7 @@ impl Lane {
         let mut verdict = Verdict::of(case.clone(), &states, &accepted, |email| self.sink.refuses(email));
         verdict.happened = happened;
         verdict.lost += missing;
-        verdict.uncertain_allowed = CONNECTIONS;
+        verdict.uncertain_allowed = CONNECTIONS as usize;
         verdict.done_after = done_after;
         verdict.balances = self.app.runner(&["campaign", "receipt", &campaign.id.to_string()]).success;
         verdict
