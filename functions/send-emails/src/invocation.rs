@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::batch;
 use crate::connection::Line;
-use crate::work::{Campaign, Content, Stop, Work};
+use crate::work::{Content, Message, Stop, Work};
 use crate::{Counts, Ctx, JOB};
 
 /// How long one invocation goes on with further batches. Longer saves more connects; shorter lets the other accounts
@@ -99,14 +99,14 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
 
     let mut counts = Counts::default();
     let mut lines: Vec<Line> = vec![];
-    let mut campaign: Option<Campaign> = None;
+    let mut content_at_hand: Option<Message> = None;
     let mut next = Some(claimed);
     while let Some(claimed) = next.take() {
         if account.paused_until.is_some_and(|until| until > Utc::now()) {
             give_back(ctx, &claimed, Left::untouched_until(account.paused_until)).await?;
             break;
         }
-        let content = match campaign.take() {
+        let content = match content_at_hand.take() {
             Some(content) => content,
             None => load(ctx, &claimed).await?,
         };
@@ -122,7 +122,7 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         let shares_connection = shares_connection(&account, &claimed);
         let turn = if shares_connection { deadline.soft_within(TURN_OF_A_CAMPAIGN) } else { deadline };
         let work =
-            Work { ctx, lease: &claimed.lease, server: &server, sender: &sender, campaign: &content, deadline: turn };
+            Work { ctx, lease: &claimed.lease, server: &server, sender: &sender, message: &content, deadline: turn };
         let report = loop {
             let report = Box::pin(batch::run(&work, &mut lines, counts.sent)).await;
             counts += report.counts;
@@ -156,7 +156,7 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         }
         if goes_on {
             next = batches::claim_next(&ctx.db, claimed.campaign_id, account_id, token, lasts).await?;
-            campaign = claimed.campaign_id.map(|_| content);
+            content_at_hand = claimed.campaign_id.map(|_| content);
         }
     }
     hang_up(lines).await;
@@ -216,7 +216,7 @@ async fn carry_out(
     ctx: &Ctx,
     account: &Account,
     claimed: &Claimed,
-    content: &Campaign,
+    content: &Message,
     stop: Option<&Stop>,
 ) -> Result<Option<DateTime<Utc>>> {
     let pause = match stop {
@@ -304,13 +304,13 @@ async fn ring(ctx: &Ctx, claimed: &Claimed, at: DateTime<Utc>) {
 }
 
 /// What the batch's mails say: a campaign's content, frozen, so it is read once per invocation; or a single mail's own.
-async fn load(ctx: &Ctx, claimed: &Claimed) -> Result<Campaign> {
+async fn load(ctx: &Ctx, claimed: &Claimed) -> Result<Message> {
     let Some(id) = claimed.campaign_id else {
         let batch_id = claimed.lease.batch_id;
         let mail = single_mail::load(&ctx.db, batch_id)
             .await
             .with_context(|| format!("read the single mail of batch {batch_id}"))?;
-        return Ok(Campaign { list: mail.list.clone(), content: Content::Single(mail) });
+        return Ok(Message { list: mail.list.clone(), content: Content::Single(mail) });
     };
     let row = sqlx::query!(
         r#"
@@ -323,7 +323,7 @@ async fn load(ctx: &Ctx, claimed: &Claimed) -> Result<Campaign> {
     .fetch_one(&ctx.db)
     .await
     .with_context(|| format!("read campaign {id}"))?;
-    Ok(Campaign {
+    Ok(Message {
         content: Content::Template(
             MailTemplate::parse(&row.subject, &row.html_template, &row.text_template)
                 .with_context(|| format!("templates of campaign {id}"))?,

@@ -18,7 +18,7 @@ use crate::{Counts, Ctx};
 
 /// What the mails of a batch have in common.
 #[derive(Debug)]
-pub(crate) struct Campaign {
+pub(crate) struct Message {
     pub(crate) content: Content,
     /// What their unsubscribe link leaves; a mail without a list has no such link.
     pub(crate) list: Option<String>,
@@ -39,7 +39,7 @@ pub(crate) struct Work<'a> {
     pub(crate) lease: &'a Lease,
     pub(crate) server: &'a Server,
     pub(crate) sender: &'a Sender,
-    pub(crate) campaign: &'a Campaign,
+    pub(crate) message: &'a Message,
     pub(crate) deadline: Deadline,
 }
 
@@ -193,13 +193,13 @@ impl Shared {
 /// The delivery's mail. An error is the recipient's own: their fields do not fit the template.
 pub(crate) fn compose(work: &Work<'_>, delivery: &Delivery) -> anyhow::Result<Outgoing> {
     let to: EmailAddress = delivery.email.parse()?;
-    let link = work.campaign.list.as_ref().map(|list| {
+    let link = work.message.list.as_ref().map(|list| {
         let unsubscribe = Unsubscribe { list: list.clone(), email_normalised: to.normalised().to_owned() };
         unsubscribe.link(&work.ctx.keys, &work.ctx.settings.public_url)
     });
     let fields = with_built_in(&delivery.fields, &to, link.as_deref());
     let extras = Extras { unsubscribe: link.as_deref(), ..Extras::default() };
-    match &work.campaign.content {
+    match &work.message.content {
         Content::Template(template) => work.sender.compose(&to, delivery.public_id, template.render(&fields)?, extras),
         Content::Single(mail) => {
             let extras = Extras { reply_to: mail.reply_to.as_deref(), attachments: &mail.attachments, ..extras };
