@@ -1,9 +1,13 @@
 //! Unsubscribe links: who leaves which list, sealed so that nobody can guess or forge one.
 
+mod page;
+
 use sqlx::PgConnection;
 
 use crate::keys::{CannotDecrypt, Keys};
 use crate::suppressions::{self, Wanted};
+
+pub use page::{HEADERS, Page, ask, leave};
 
 /// What a link stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,18 +25,6 @@ pub enum Leave {
     List,
     /// Everything.
     AllMail,
-}
-
-impl Leave {
-    /// Reads a posted form, URL-encoded: the one-click of RFC 8058, `List-Unsubscribe=One-Click`, or the page's own
-    /// `leave=list` and `leave=all`. `None` for anything else: nobody leaves by a request that does not say so.
-    pub fn from_form(form: &str) -> Option<Self> {
-        form.split('&').find_map(|field| match field.trim() {
-            "List-Unsubscribe=One-Click" | "leave=list" => Some(Self::List),
-            "leave=all" => Some(Self::AllMail),
-            _ => None,
-        })
-    }
 }
 
 impl Unsubscribe {
