@@ -51,7 +51,9 @@ impl Notification {
         let returned = message.parts.iter().find_map(|part| match &part.body {
             PartType::Message(mail) => Some(headers(mail)),
             _ if is(part, [("text", "rfc822-headers"), ("message", "global-headers")]) => {
-                MessageParser::default().parse(part.contents()).as_ref().map(headers)
+                // The line end of the last header belongs to the boundary.
+                let headers_alone = [part.contents(), b"\r\n\r\n"].concat();
+                MessageParser::default().parse(&headers_alone).as_ref().map(headers)
             }
             _ => None,
         });
