@@ -77,11 +77,9 @@ async fn mails_that_came_back_stop_further_ones_and_the_books_still_balance() {
         std::fs::write(&path, content).expect("a file");
         path
     };
-    let quoted = ann.replace("From here", ">From here");
-    let mbox = write(
-        "mbox",
-        format!("From a@b Sat Nov 21 08:00:00 2026\r\n{quoted}\r\nFrom a@b Sat Nov 21 08:00:00 2026\r\n{bob}\r\n"),
-    );
+    let quoted =
+        |mail: &str| format!("From a@b Sat Nov 21 08:00:00 2026\r\n{}\r\n", mail.replace("From here", ">From here"));
+    let mbox = write("mbox", quoted(&ann) + &quoted(&bob));
     write("maildir/new/1", ann);
     write("maildir/cur/2:2,S", stranger);
     write("maildir/tmp/3", bob);
