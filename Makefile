@@ -36,18 +36,19 @@ test: servers build ## the whole suite, on servers of its own
 run: build ## the bundle in the foreground, for development; DATABASE_URL and REDIS_URL count here
 	@$(RUNNER) up
 
-# What is measured: mails, connections and rounds; a sink of your own as SINK=host:port; JSON=1 for scripts.
+# What is measured: mails, connections and rounds; WIRE= leaves out the round trips to sinks near and far; a sink of your own as SINK=host:port; JSON=1 for scripts.
 MAILS ?= 20000
 CONNECTIONS ?= 32
 ROUNDS ?= 3
+WIRE ?= 1
 SINK ?=
 
 # The binary is run by its path: `cargo run` would pick other features of its dependencies and build them anew.
 .PHONY: bench
-bench: servers ## mails per second through the whole pipeline, beside a bare SMTP blast (MAILS= CONNECTIONS= ROUNDS= SINK= JSON=1)
+bench: servers ## mails per second through the whole pipeline, beside a bare SMTP blast (MAILS= CONNECTIONS= ROUNDS= WIRE= SINK= JSON=1)
 	@$(CLEAN) $(CARGO) build --profile measured --workspace --bins
 	@$(CLEAN) "$${CARGO_TARGET_DIR:-target}/measured/bench" --mails $(MAILS) --connections $(CONNECTIONS) \
-		--rounds $(ROUNDS) $(if $(SINK),--sink $(SINK)) $(if $(JSON),--json)
+		--rounds $(ROUNDS) $(if $(WIRE),--wire) $(if $(SINK),--sink $(SINK)) $(if $(JSON),--json)
 
 .PHONY: check-cloud
 check-cloud: ## the template and the deployed form: cfn-lint, sam validate, sam build

@@ -252,6 +252,27 @@ async fn an_early_release_is_due_again_when_its_first_delivery_is(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "shared::database::MIGRATOR")]
+async fn a_mail_that_met_trouble_of_the_account_comes_later_and_loses_no_try(db: PgPool) {
+    let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
+    let worker = ledger.worker().await;
+    assert_eq!(worker.ask("ann@a.test").await, Answer::Admitted { tight: false });
+    // One had passed the gate, the other had not.
+    for email in ["ann@a.test", "bob@a.test"] {
+        worker.settle(email, Outcome::Returned(Duration::from_secs(60))).await;
+        let (state, attempts, returned, waits): (String, i32, i32, f64) = sqlx::query_as(
+            "select state, attempts, returned, extract(epoch from next_attempt_at - now())::float8
+             from nightshift.deliveries where email = $1",
+        )
+        .bind(email)
+        .fetch_one(&ledger.db)
+        .await
+        .expect("row");
+        assert_eq!((state.as_str(), attempts, returned), ("deferred", 0, 1), "{email}");
+        assert!((50.0..=60.0).contains(&waits), "{email}: {waits}");
+    }
+}
+
+#[sqlx::test(migrator = "shared::database::MIGRATOR")]
 async fn a_suppression_takes_back_what_is_still_open(db: PgPool) {
     let ledger = Ledger::sending(db, &["ann@a.test", "bob@a.test"]).await;
     let ann = ["Ann@A.test".parse().expect("address")];

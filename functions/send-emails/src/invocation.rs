@@ -71,7 +71,9 @@ pub async fn send_batch(ctx: &Ctx, batch_id: i64, deadline: Deadline) -> Result<
     for campaign in campaigns::close_finished(&ctx.db).await.context("close finished campaigns")? {
         tracing::info!(campaign.id = campaign, "campaign {campaign} is sent");
     }
-    if let Err(error) = batches::ring_due(&ctx.db, &ctx.queues, ctx.settings.timing).await {
+    // Where nothing could be done, ringing the next batch would only show the same of that.
+    let idle = outcome.as_ref().is_ok_and(|counts| counts.batches == 0);
+    if !idle && let Err(error) = batches::ring_due(&ctx.db, &ctx.queues, ctx.settings.timing).await {
         // The next dispatch rings them.
         tracing::warn!("waiting batches could not be rung: {error:#}");
     }
@@ -113,7 +115,7 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
         if lines.is_empty() {
             let slots = take_slots(ctx, &account, &claimed).await.context("take connection slots")?;
             if slots.is_empty() {
-                give_back(ctx, &claimed, Left::untouched_until(Some(Utc::now() + NO_SLOT_PAUSE))).await?;
+                leave_to_others(ctx, &claimed).await?;
                 break;
             }
             lines = slots.into_iter().map(Line::new).collect();
@@ -276,7 +278,7 @@ impl Left {
 /// Releases the batch, and rings it again for the moment when something in it is due; not when it waits for a person,
 /// whose decision rings it.
 async fn give_back(ctx: &Ctx, claimed: &Claimed, left: Left) -> Result<()> {
-    let (batch_id, queue) = (claimed.lease.batch_id, ctx.queues.of(claimed.campaign_id));
+    let batch_id = claimed.lease.batch_id;
     match batches::release(&ctx.db, &claimed.lease, left.not_before, left.progressed)
         .await
         .context("release the batch")?
@@ -284,13 +286,24 @@ async fn give_back(ctx: &Ctx, claimed: &Claimed, left: Left) -> Result<()> {
         Released::Finished => tracing::debug!(batch.id = batch_id, "batch {batch_id} is finished"),
         Released::NotHeld => tracing::warn!(batch.id = batch_id, "the lease of batch {batch_id} was lost meanwhile"),
         Released::DueAt(_) if !left.goes_on => {}
-        Released::DueAt(due_at) => {
-            if let Err(error) = batches::ring_at(&ctx.db, queue, batch_id, due_at, Utc::now()).await {
-                tracing::warn!(batch.id = batch_id, "batch {batch_id} waits for the next dispatch: {error:#}");
-            }
-        }
+        Released::DueAt(due_at) => ring(ctx, claimed, due_at).await,
     }
     Ok(())
+}
+
+/// Gives back a batch for which there is no connection. It stays due, so that the function that has the connections takes
+/// it when it is through with its own; the ring is for the case that this one ends.
+async fn leave_to_others(ctx: &Ctx, claimed: &Claimed) -> Result<()> {
+    batches::release(&ctx.db, &claimed.lease, None, true).await.context("release the batch")?;
+    ring(ctx, claimed, Utc::now() + NO_SLOT_PAUSE).await;
+    Ok(())
+}
+
+async fn ring(ctx: &Ctx, claimed: &Claimed, at: DateTime<Utc>) {
+    let (batch_id, queue) = (claimed.lease.batch_id, ctx.queues.of(claimed.campaign_id));
+    if let Err(error) = batches::ring_at(&ctx.db, queue, batch_id, at, Utc::now()).await {
+        tracing::warn!(batch.id = batch_id, "batch {batch_id} waits for the next dispatch: {error:#}");
+    }
 }
 
 /// What the batch's mails say: a campaign's content, frozen, so it is read once per invocation; or a single mail's own.

@@ -19,10 +19,10 @@ due as (
         b.account_id,
         b.campaign_id,
         b.campaign_id is null as single,
-        -- as many as its connections can keep busy; a single mail needs one
+        -- as many as its connections can keep busy; a single mail needs one, and one is kept for those
         case
             when b.campaign_id is null then least($2, a.max_connections)
-            else least($2, (a.max_connections + $4::integer - 1) / $4::integer)
+            else least($2, (greatest(a.max_connections - 1, 1) + $4::integer - 1) / $4::integer)
         end as most,
         row_number() over (partition by b.account_id, b.campaign_id order by b.id) as turn
     from nightshift.batches b
