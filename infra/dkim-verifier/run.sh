@@ -16,7 +16,11 @@ if ! cmp -s "$here/requirements.txt" "$tools/installed.txt"; then
     exec 9>"$tools/lock"
     flock 9
     if ! cmp -s "$here/requirements.txt" "$tools/installed.txt"; then
-        python3 -m venv "$tools/venv" >&2 || fail "Python's venv is missing; on Debian: sudo apt-get install python3-venv"
+        if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+            [ "$(id -u)" = 0 ] || fail "Python's venv is missing; on Debian: sudo apt-get install python3-venv"
+            { apt-get update -q && apt-get install -qy python3-venv; } >&2 || fail "python3-venv cannot be installed"
+        fi
+        python3 -m venv "$tools/venv" >&2
         "$tools/venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$here/requirements.txt" >&2
         cp "$here/requirements.txt" "$tools/installed.txt"
     fi
