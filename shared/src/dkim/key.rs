@@ -79,7 +79,7 @@ impl PrivateKey {
         })
     }
 
-    /// Reads what [`PrivateKey::pkcs8`] wrote.
+    /// Reads a key from its PKCS #8 form in Base64.
     pub fn read(algorithm: Algorithm, pkcs8: &str) -> Result<Self, Rejected> {
         let der = BASE64.decode(pkcs8).map_err(|_| Rejected(algorithm))?;
         Ok(match algorithm {
