@@ -5,10 +5,12 @@
 pub mod accounts;
 pub mod address;
 pub mod batches;
+pub mod bounces;
 pub mod campaigns;
 pub mod config;
 pub mod database;
 pub mod deadline;
+pub mod dkim;
 pub mod doorbell;
 pub mod gate;
 pub mod job_runs;

@@ -1,5 +1,8 @@
 //! The mail itself: headers, text and HTML part, and what makes it the same mail when it is sent again.
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use anyhow::{Context, Result};
 use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::header::{HeaderName, HeaderValue};
@@ -9,6 +12,7 @@ use uuid::Uuid;
 
 use crate::accounts::Account;
 use crate::address::{EmailAddress, domain_of};
+use crate::dkim::{self, Signer};
 use crate::smtp::Envelope;
 use crate::template::Rendered;
 
@@ -19,6 +23,7 @@ pub struct Sender {
     reply_to: Option<Mailbox>,
     /// Domain of `From`, right part of every Message-ID.
     domain: String,
+    signers: Vec<Arc<Signer>>,
 }
 
 /// A mail ready for the wire.
@@ -88,7 +93,14 @@ impl Sender {
             domain: domain_of(from.as_ref()).to_owned(),
             from: Mailbox::new(account.from_name.clone(), from),
             reply_to: reply_to.map(|address| Mailbox::new(None, address)),
+            signers: vec![],
         })
+    }
+
+    /// The same, its mail signed (DKIM).
+    #[must_use]
+    pub fn signed_by(self, signers: Vec<Arc<Signer>>) -> Self {
+        Self { signers, ..self }
     }
 
     /// The Message-ID of a delivery: the same at every attempt, so that a mail sent again can be recognised as such.
@@ -105,7 +117,9 @@ impl Sender {
         extras: Extras<'_>,
     ) -> Result<Outgoing> {
         let recipient = address(to.as_given())?;
+        let date = SystemTime::now();
         let mut builder = Message::builder()
+            .date(date)
             .from(self.from.clone())
             .to(Mailbox::new(None, recipient.clone()))
             .subject(rendered.subject)
@@ -133,10 +147,12 @@ impl Sender {
             }
         }
         .context("compose the mail")?;
-        Ok(Outgoing {
-            envelope: Envelope { from: self.from.email.clone(), to: recipient },
-            content: String::from_utf8(message.formatted()).context("compose the mail")?,
-        })
+        let mut content = String::from_utf8(message.formatted()).context("compose the mail")?;
+        if !self.signers.is_empty() {
+            let signatures = dkim::signatures(self.signers.iter().map(Arc::as_ref), &content, date.into());
+            content.insert_str(0, &signatures);
+        }
+        Ok(Outgoing { envelope: Envelope { from: self.from.email.clone(), to: recipient }, content })
     }
 }
 

@@ -155,6 +155,8 @@ pub struct Receipt {
     pub progress: Progress,
     /// Whether they add up.
     pub balances: bool,
+    /// Of the sent ones, those that came back later.
+    pub bounced: i64,
     /// Why mails did not arrive, most frequent first.
     pub reasons: Vec<Reason>,
 }
@@ -182,5 +184,17 @@ pub async fn receipt(db: &PgPool, campaign_id: i64) -> Result<Option<Receipt>, s
     )
     .fetch_all(&mut *tx)
     .await?;
-    Ok(Some(Receipt { balances: progress.balances(), progress, reasons }))
+    let bounced = sqlx::query_scalar!(
+        r#"
+        select count(*) as "count!"
+        from nightshift.deliveries
+        where campaign_id = $1
+            and state = 'sent'
+            and bounced_at is not null
+        "#,
+        campaign_id,
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    Ok(Some(Receipt { balances: progress.balances(), progress, bounced, reasons }))
 }

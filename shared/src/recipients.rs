@@ -243,8 +243,8 @@ impl<R: Read> RecipientsFile<R> {
     }
 }
 
-/// The delimiter that the header uses most, outside quotes.
-fn delimiter_of(header: &[u8]) -> u8 {
+/// The delimiter that a header uses most, outside quotes: comma, semicolon or tab.
+pub fn delimiter_of(header: &[u8]) -> u8 {
     let mut quoted = false;
     let mut counts = [(b',', 0), (b';', 0), (b'\t', 0)];
     for &byte in header {

@@ -1,6 +1,13 @@
 //! Unsubscribe links: who leaves which list, sealed so that nobody can guess or forge one.
 
+mod page;
+
+use sqlx::PgConnection;
+
 use crate::keys::{CannotDecrypt, Keys};
+use crate::suppressions::{self, Wanted};
+
+pub use page::{HEADERS, Page, ask, leave};
 
 /// What a link stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +16,15 @@ pub struct Unsubscribe {
     pub list: String,
     /// The address, normalised.
     pub email_normalised: String,
+}
+
+/// What a recipient wants no more of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// The list of the link.
+    List,
+    /// Everything.
+    AllMail,
 }
 
 impl Unsubscribe {
@@ -24,6 +40,17 @@ impl Unsubscribe {
         let text = keys.decrypt(token)?;
         let (email, list) = text.expose().split_once('\n').ok_or(CannotDecrypt)?;
         Ok(Self { list: list.to_owned(), email_normalised: email.to_owned() })
+    }
+
+    /// Takes the address off the list, or off all mail, and out of what is still queued. A second time changes nothing.
+    pub async fn carry_out(&self, db: &mut PgConnection, leave: Leave) -> Result<(), sqlx::Error> {
+        let list = match leave {
+            Leave::List => self.list.as_str(),
+            Leave::AllMail => "",
+        };
+        let wanted = Wanted { email_normalised: &self.email_normalised, list, reason: "unsubscribed", note: None };
+        suppressions::add_all(db, &[wanted]).await?;
+        Ok(())
     }
 }
 

@@ -10,6 +10,7 @@ mod guardian;
 mod inbox;
 mod processes;
 mod sinks;
+mod verifier;
 mod wires;
 
 pub use app::{Said, TestApp};
@@ -17,4 +18,5 @@ pub use campaign::{Campaign, Draft, csv_of};
 pub use inbox::Caught;
 pub use processes::{Process, kill_all, signal_all};
 pub use sinks::{assert_one_each, readers, taken};
+pub use verifier::{Signature, verify_dkim};
 pub use wires::{Effect, Side};

@@ -9,6 +9,7 @@ use shared::accounts::{self, Account};
 use shared::batches::{self, CONNECTIONS_PER_INVOCATION, Claimed, Released};
 use shared::campaigns;
 use shared::deadline::Deadline;
+use shared::dkim;
 use shared::gate::{self, Cause, Outcome, Request, Settled};
 use shared::job_runs::{self, Trigger};
 use shared::limits::Wait;
@@ -85,7 +86,8 @@ async fn work(ctx: &Ctx, claimed: Claimed, deadline: Deadline) -> Result<Counts>
     let (account_id, token) = (claimed.lease.account_id, claimed.lease.token);
     let lasts = ctx.settings.timing.lease;
     let account = accounts::load(&ctx.db, account_id).await?;
-    let (server, sender) = match prepare(ctx, &account) {
+    let signing = dkim::of_account(&ctx.db, account_id).await.context("read the DKIM keys")?;
+    let (server, sender) = match prepare(ctx, &account, &signing) {
         Ok(ready) => ready,
         Err(error) => {
             // The account is at fault: it waits, with the reason, and no mail does.
@@ -192,10 +194,11 @@ async fn take_slots(ctx: &Ctx, account: &Account, claimed: &Claimed) -> Result<V
     batches::take_slots(&ctx.db, account.id, slots, wanted, lease.token, lease.lasts).await
 }
 
-/// What the account's row says, decrypted and parsed.
-fn prepare(ctx: &Ctx, account: &Account) -> Result<(Server, Sender)> {
+/// What the account's row and those of its keys say, decrypted and parsed.
+fn prepare(ctx: &Ctx, account: &Account, signing: &[dkim::Row]) -> Result<(Server, Sender)> {
     let password = account.credentials.as_ref().map(|(_, password)| password.decrypt(&ctx.keys)).transpose()?;
-    Ok((Server::of(account, password), Sender::of(account)?))
+    let signers = ctx.signers.read(signing, &ctx.keys)?;
+    Ok((Server::of(account, password), Sender::of(account)?.signed_by(signers)))
 }
 
 async fn hang_up(lines: Vec<Line>) {

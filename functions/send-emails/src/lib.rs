@@ -19,6 +19,7 @@ use serde::Serialize;
 use shared::batches::Timing;
 use shared::config::{self, ConfigError};
 use shared::deadline::Deadline;
+use shared::dkim::Signers;
 use shared::doorbell::Doorbell;
 use shared::keys::Keys;
 use shared::queue::BatchQueues;
@@ -39,6 +40,8 @@ pub struct Ctx {
     pub queues: BatchQueues,
     /// For passwords and unsubscribe links.
     pub keys: Keys,
+    /// Keys that sign mail, once they were needed.
+    pub signers: Signers,
     /// Settings from the template.
     pub settings: Settings,
 }
@@ -75,6 +78,7 @@ impl Ctx {
         Ok(Self {
             db: shared::database::connect_lazily()?,
             keys: Keys::from_env()?,
+            signers: Signers::default(),
             queues: BatchQueues::from_env().await?,
             settings,
         })

@@ -1,5 +1,6 @@
-//! `account add|test|list|limit|window`.
+//! `account add|test|list|dkim|limit|window`.
 
+mod dkim;
 mod limit;
 
 use std::io::{IsTerminal, Read};
@@ -14,6 +15,7 @@ use shared::smtp::{Connection, Server};
 use crate::output;
 use crate::session::Session;
 
+use dkim::DkimCommand;
 use limit::{LimitCommand, WindowCommand};
 
 #[derive(Debug, Subcommand)]
@@ -31,6 +33,9 @@ pub(crate) enum AccountCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Keys that sign mail (DKIM)
+    #[command(subcommand)]
+    Dkim(DkimCommand),
     /// How much mail may leave
     #[command(subcommand)]
     Limit(LimitCommand),
@@ -84,6 +89,7 @@ pub(crate) async fn run(command: AccountCommand, session: &Session) -> Result<()
         AccountCommand::Add(add) => self::add(add, session).await,
         AccountCommand::Test { name } => test(&name, session).await,
         AccountCommand::List { json } => list(json, session).await,
+        AccountCommand::Dkim(command) => dkim::run(command, session).await,
         AccountCommand::Limit(command) => limit::run(command, session).await,
         AccountCommand::Window(command) => limit::window(command, session).await,
     }

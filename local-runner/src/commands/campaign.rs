@@ -242,6 +242,9 @@ fn print_receipt(receipt: &Receipt) {
         ]);
     }
     println!("{table}");
+    if receipt.bounced > 0 {
+        println!("Of those sent, {} came back later (suppression import-bounces)", receipt.bounced);
+    }
     println!(
         "Books {}: {} = {} sent + {} refused + {} suppressed + {} cancelled + {} uncertain + {} open",
         if receipt.balances { "balance" } else { "DO NOT BALANCE" },

@@ -1,19 +1,19 @@
-//! `suppression add|import|list`.
+//! `suppression add|import|export|import-bounces|list`.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+mod bounces;
+mod file;
 
-use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+
+use anyhow::Result;
 use clap::Subcommand;
 use shared::address::EmailAddress;
 use shared::suppressions;
 
+use bounces::ImportBounces;
+
 use crate::output;
 use crate::session::Session;
-
-/// Addresses sent to Postgres in one statement.
-const CHUNK: usize = 5_000;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SuppressionCommand {
@@ -26,14 +26,23 @@ pub(crate) enum SuppressionCommand {
         #[arg(long, default_value = "")]
         list: String,
     },
-    /// The same for a file with one address per line (or a CSV file whose first column holds them)
+    /// The same for a file with one address per line, or a CSV file: what `export` wrote, or with the addresses in the
+    /// column "email", else in the first
     Import {
         /// The file
         file: PathBuf,
-        /// Only this list; all mail where it is not given
+        /// Only this list, where the file names none; all mail where it is not given
         #[arg(long, default_value = "")]
         list: String,
     },
+    /// Write all of them as CSV on standard output
+    Export {
+        /// Only those of this list; '' for those of all mail
+        #[arg(long)]
+        list: Option<String>,
+    },
+    /// Read mails that came back (RFC 3464), and suppress addresses that will never take mail
+    ImportBounces(ImportBounces),
     /// Show the newest suppressed addresses
     List {
         /// How many
@@ -52,44 +61,11 @@ pub(crate) async fn run(command: SuppressionCommand, session: &Session) -> Resul
             println!("{new} of {} addresses are newly suppressed", addresses.len());
             Ok(())
         }
-        SuppressionCommand::Import { file, list } => import(&file, &list, session).await,
+        SuppressionCommand::Import { file, list } => file::import(&file, &list, session).await,
+        SuppressionCommand::Export { list } => file::export(list.as_deref(), session).await,
+        SuppressionCommand::ImportBounces(import) => bounces::run(import, session).await,
         SuppressionCommand::List { limit, json } => self::list(limit, json, session).await,
     }
-}
-
-/// All or nothing: a file with a bad line is refused with every bad line named, and nothing is imported.
-async fn import(path: &Path, list: &str, session: &Session) -> Result<()> {
-    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-    let bar = output::bar(file.metadata()?.len(), "Importing", true);
-    let mut tx = session.db.begin().await?;
-    let (mut addresses, mut read, mut new, mut bad) = (Vec::with_capacity(CHUNK), 0, 0, vec![]);
-    for (index, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.with_context(|| format!("{}, line {}", path.display(), index + 1))?;
-        bar.inc(line.len() as u64 + 1);
-        let cell = line.trim_start_matches('\u{feff}').split([',', ';', '\t']).next().unwrap_or_default();
-        let cell = cell.trim().trim_matches('"');
-        if cell.is_empty() || (index == 0 && !cell.contains('@')) {
-            continue; // an empty line, or a heading
-        }
-        match cell.parse::<EmailAddress>() {
-            Ok(address) => addresses.push(address),
-            Err(error) => bad.push(format!("line {}: {error}", index + 1)),
-        }
-        read += 1;
-        if addresses.len() == CHUNK {
-            new += suppressions::add(&mut tx, &addresses, list, "manual").await?;
-            addresses.clear();
-        }
-    }
-    bar.finish_and_clear();
-    if !bad.is_empty() {
-        let shown = bad.iter().take(20).cloned().collect::<Vec<_>>().join("\n  ");
-        bail!("{}: {} of {read} lines hold no address, nothing was imported:\n  {shown}", path.display(), bad.len());
-    }
-    new += suppressions::add(&mut tx, &addresses, list, "manual").await?;
-    tx.commit().await?;
-    println!("{new} of {read} addresses are newly suppressed");
-    Ok(())
 }
 
 async fn list(limit: i64, json: bool, session: &Session) -> Result<()> {

@@ -67,7 +67,7 @@ pub(crate) enum WindowCommand {
 }
 
 /// A domain as recipients' addresses have it, in its ASCII form.
-fn domain(text: &str) -> Result<String, String> {
+pub(super) fn domain(text: &str) -> Result<String, String> {
     let text = text.trim_start_matches('@');
     let address: EmailAddress = format!("postmaster@{text}").parse().map_err(|error| format!("{error}"))?;
     Ok(address.domain().to_owned())
