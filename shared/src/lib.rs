@@ -4,11 +4,13 @@
 
 pub mod accounts;
 pub mod address;
+pub mod api_keys;
 pub mod batches;
 pub mod campaigns;
 pub mod config;
 pub mod database;
 pub mod deadline;
+pub mod deliveries;
 pub mod doorbell;
 pub mod gate;
 pub mod job_runs;
