@@ -2,6 +2,7 @@
 //! ring a queue.
 
 pub(crate) mod account;
+pub(crate) mod api_key;
 pub(crate) mod campaign;
 pub(crate) mod health_check;
 pub(crate) mod inbox;

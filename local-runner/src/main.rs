@@ -14,12 +14,13 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::commands::account::AccountCommand;
+use crate::commands::api_key::ApiKeyCommand;
 use crate::commands::campaign::CampaignCommand;
 use crate::commands::health_check::HealthCheck;
 use crate::commands::inbox::InboxCommand;
 use crate::commands::mail::MailCommand;
 use crate::commands::suppression::SuppressionCommand;
-use crate::commands::{account, campaign, health_check, inbox, mail, suppression};
+use crate::commands::{account, api_key, campaign, health_check, inbox, mail, suppression};
 use crate::session::Session;
 
 /// Runs Nightshift on this machine
@@ -78,6 +79,9 @@ enum Command {
     /// SMTP accounts
     #[command(subcommand)]
     Account(AccountCommand),
+    /// Keys of the HTTP API
+    #[command(subcommand)]
+    ApiKey(ApiKeyCommand),
     /// Addresses that get no mail
     #[command(subcommand)]
     Suppression(SuppressionCommand),
@@ -130,6 +134,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Invoke { function, payload } => serve::invoke(&project, &cli.runner, &function, payload).await?,
         Command::Get { url } => serve::get(&url).await?,
         Command::Account(command) => account::run(command, &session()?).await?,
+        Command::ApiKey(command) => api_key::run(command, &session()?).await?,
         Command::Suppression(command) => suppression::run(command, &session()?).await?,
         Command::Campaign(command) => campaign::run(command, &session()?).await?,
         Command::Mail(command) => return mail::run(command, &session()?).await,

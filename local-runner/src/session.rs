@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use local_cloud::inbox::Mailbox;
 use local_cloud::state::{Runner, RunnerRecord, State};
 use local_cloud::template::QueueUrls;
 use shared::accounts;
+use shared::doorbell::Doorbell;
 use shared::keys::Keys;
 use shared::queue::{BatchQueues, Queue};
 use sqlx::PgPool;
@@ -71,8 +73,16 @@ impl Session {
         }
     }
 
+    /// Rings queue `campaigns`. A ring that fails only delays what it announces until the next dispatch, so it is no error.
+    pub(crate) async fn ring(&self, doorbell: Doorbell) -> Result<()> {
+        if let Err(error) = self.campaigns_queue()?.ring(&[(doorbell, Duration::ZERO)]).await {
+            eprintln!("warning: queue campaigns does not answer, this waits for the next dispatch ({error:#})");
+        }
+        Ok(())
+    }
+
     /// The queue that announces campaigns.
-    pub(crate) fn campaigns_queue(&self) -> Result<Queue> {
+    fn campaigns_queue(&self) -> Result<Queue> {
         self.queue(CAMPAIGNS_QUEUE)
     }
 

@@ -107,9 +107,9 @@ begin
             'the address %L cannot be mailed; one address of the form name@example.org is needed', recipient);
     end if;
 
-    if coalesce(trim(subject), '') = '' or subject ~ '[[:cntrl:]]' then
+    if coalesce(trim(subject), '') = '' or subject ~ '[[:cntrl:]]' or char_length(subject) > 998 then
         raise invalid_parameter_value using message =
-            'the subject must be one line with something on it';
+            'the subject must be one line with something on it, of 998 characters at most';
     end if;
     if text_body is null and html_body is null then
         raise invalid_parameter_value using message = 'the mail is empty; give text_body, html_body or both';

@@ -7,6 +7,8 @@ create function nightshift.is_sending_window(candidate text) returns boolean
                 '^((mon|tue|wed|thu|fri|sat|sun)(-(mon|tue|wed|thu|fri|sat|sun))? )?'
                 || '([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$'
             )
+            -- never open, or always: the one who wrote it meant something else
+            and span !~ '([0-9]{2}:[0-9]{2})-\1$'
         )
         from regexp_split_to_table(candidate, ', ') as span
     );

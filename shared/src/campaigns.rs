@@ -3,6 +3,8 @@
 //! `draft → scheduled → sending ⇄ paused → sent | cancelled`. A draft has recipients; planning turns them, in one
 //! transaction, into deliveries and batches.
 
+mod control;
+
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
@@ -15,6 +17,8 @@ use crate::template::{MailTemplate, TemplateError};
 use crate::uncertain::Policy;
 use crate::waits;
 
+pub use control::{ControlError, Retried, cancel, cancel_open, clone, lock_draft, resume, retry_failed};
+
 /// A campaign to be created.
 #[derive(Debug, Clone)]
 pub struct NewCampaign {
@@ -22,6 +26,8 @@ pub struct NewCampaign {
     pub name: String,
     /// SMTP account it leaves through.
     pub account_id: i64,
+    /// Whose limits it counts against, in the host's words.
+    pub owner: Option<String>,
     /// Subject template.
     pub subject: String,
     /// HTML template.
@@ -41,9 +47,9 @@ pub async fn create(db: impl PgExecutor<'_>, new: &NewCampaign) -> Result<i64, s
     sqlx::query_scalar!(
         r#"
         insert into nightshift.campaigns (
-            name, account_id, subject, html_template, text_template, list, uncertain_policy, sending_window
+            name, account_id, subject, html_template, text_template, list, uncertain_policy, sending_window, owner
         )
-        values ($1, $2, $3, $4, $5, $6, $7, $8)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
         returning id
         "#,
         new.name,
@@ -54,6 +60,7 @@ pub async fn create(db: impl PgExecutor<'_>, new: &NewCampaign) -> Result<i64, s
         new.list,
         new.uncertain.column(),
         new.window.as_ref().map(ToString::to_string),
+        new.owner,
     )
     .fetch_one(db)
     .await
@@ -79,7 +86,7 @@ pub enum StartError {
     #[error("there is no campaign {0}")]
     Unknown(i64),
     /// Its status does not allow it.
-    #[error("campaign {id} is {status}; only a draft or a paused campaign can be started")]
+    #[error("campaign {id} is {status}; only a draft can be started, and a paused campaign resumed")]
     Status {
         /// The campaign.
         id: i64,
@@ -109,8 +116,8 @@ pub enum StartError {
     Database(#[from] sqlx::Error),
 }
 
-/// Lets a draft go at `start_at`, or a paused campaign go on. Ring queue `campaigns` afterwards; otherwise the next
-/// dispatch finds it. Content and recipients are checked here and are frozen from now on.
+/// Lets a draft go at `start_at`. Ring queue `campaigns` afterwards; otherwise the next dispatch finds it. Content and
+/// recipients are checked here and are frozen from now on.
 pub async fn start(db: &PgPool, id: i64, start_at: DateTime<Utc>) -> Result<(), StartError> {
     let mut tx = db.begin().await?;
     let campaign = sqlx::query!(
@@ -125,16 +132,12 @@ pub async fn start(db: &PgPool, id: i64, start_at: DateTime<Utc>) -> Result<(), 
     .fetch_optional(&mut *tx)
     .await?
     .ok_or(StartError::Unknown(id))?;
-    match campaign.status.as_str() {
-        "draft" => {
-            let template = MailTemplate::parse(&campaign.subject, &campaign.html_template, &campaign.text_template)?;
-            check_recipients(&mut tx, id, &template.fields()).await?;
-            set_status(&mut tx, id, "scheduled", start_at).await?;
-        }
-        // From here on its progress is judged: what it missed while it was paused is nobody's fault.
-        "paused" => set_status(&mut tx, id, "sending", start_at).await?,
-        _ => return Err(StartError::Status { id, status: campaign.status }),
+    if campaign.status != "draft" {
+        return Err(StartError::Status { id, status: campaign.status });
     }
+    let template = MailTemplate::parse(&campaign.subject, &campaign.html_template, &campaign.text_template)?;
+    check_recipients(&mut tx, id, &template.fields()).await?;
+    set_status(&mut tx, id, "scheduled", start_at).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -388,8 +391,8 @@ pub struct Listed {
     pub created_at: DateTime<Utc>,
 }
 
-/// All campaigns, the newest first.
-pub async fn list(db: &PgPool) -> Result<Vec<Listed>, sqlx::Error> {
+/// Campaigns, the newest first: those with a smaller id than `before`, where it is given, and `limit` at most.
+pub async fn list(db: &PgPool, before: Option<i64>, limit: i64) -> Result<Vec<Listed>, sqlx::Error> {
     let mut campaigns = sqlx::query_as!(
         Listed,
         r#"
@@ -404,8 +407,12 @@ pub async fn list(db: &PgPool) -> Result<Vec<Listed>, sqlx::Error> {
             c.created_at
         from nightshift.campaigns c
         join nightshift.smtp_accounts a on a.id = c.account_id
+        where $1::bigint is null or c.id < $1
         order by c.id desc
+        limit $2
         "#,
+        before,
+        limit,
     )
     .fetch_all(db)
     .await?;

@@ -14,6 +14,9 @@ pub enum Doorbell {
         /// Row in `nightshift.campaigns`.
         campaign_id: i64,
     },
+    /// Queue `campaigns`: what was held back may leave again, such as after a limit was raised.
+    #[serde(rename = "dispatch.v1")]
+    Dispatch,
     /// Queues `email` (a campaign's) and `transactional` (a single mail's): a batch has something to send.
     #[serde(rename = "batch.v1")]
     Batch {
@@ -46,6 +49,7 @@ mod tests {
     fn bodies_of_every_version_still_read() {
         for (body, doorbell) in [
             (r#"{"type":"campaign.v1","campaign_id":7}"#, Doorbell::Campaign { campaign_id: 7 }),
+            (r#"{"type":"dispatch.v1"}"#, Doorbell::Dispatch),
             (r#"{"type":"batch.v1","batch_id":42}"#, Doorbell::Batch { batch_id: 42 }),
             (
                 r#"{"type":"mail.v1","public_id":"00000000-0000-0000-0000-000000000007"}"#,

@@ -4,12 +4,14 @@
 
 pub mod accounts;
 pub mod address;
+pub mod api_keys;
 pub mod batches;
 pub mod bounces;
 pub mod campaigns;
 pub mod config;
 pub mod database;
 pub mod deadline;
+pub mod deliveries;
 pub mod dkim;
 pub mod doorbell;
 pub mod gate;

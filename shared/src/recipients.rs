@@ -151,8 +151,8 @@ impl<R: Read> RecipientsFile<R> {
             .collect()
     }
 
-    /// Imports every row for a draft campaign, in the caller's transaction. `rejected` gets each bad row, `progress` the
-    /// bytes read so far, now and then.
+    /// Imports every row for a draft campaign, in the caller's transaction, behind those that it has. `rejected` gets each
+    /// bad row, `progress` the bytes read so far, now and then.
     pub async fn import(
         mut self,
         db: &mut PgConnection,
@@ -160,6 +160,7 @@ impl<R: Read> RecipientsFile<R> {
         mut rejected: impl FnMut(Reject) -> std::io::Result<()>,
         mut progress: impl FnMut(u64),
     ) -> anyhow::Result<Imported> {
+        let behind = last_position(db, campaign_id).await.context("look for earlier recipients")?;
         let mut copy = db
             .copy_in_raw(
                 "copy nightshift.recipients (campaign_id, position, email, email_normalised, fields) from stdin",
@@ -193,7 +194,7 @@ impl<R: Read> RecipientsFile<R> {
             swallowed = record.as_slice().ends_with(b"\n").then(|| (line + 1, self.reader.position().byte()));
             match self.row(line, &record) {
                 Ok(row) => {
-                    append(&mut chunk, campaign_id, &row);
+                    append(&mut chunk, campaign_id, behind, &row);
                     imported.imported += 1;
                 }
                 Err(reason) => {
@@ -243,6 +244,44 @@ impl<R: Read> RecipientsFile<R> {
     }
 }
 
+/// Position of a draft's last recipient; 0 where it has none.
+async fn last_position(db: &mut PgConnection, campaign_id: i64) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select coalesce(max(position), 0) as "last!" from nightshift.recipients where campaign_id = $1"#,
+        campaign_id,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// Adds recipients with their merge fields to a draft, in the caller's transaction, behind those that it has.
+pub async fn add(
+    db: &mut PgConnection,
+    campaign_id: i64,
+    recipients: &[(EmailAddress, serde_json::Value)],
+) -> Result<(), sqlx::Error> {
+    let behind = last_position(db, campaign_id).await?;
+    let given: Vec<&str> = recipients.iter().map(|(email, _)| email.as_given()).collect();
+    let normalised: Vec<&str> = recipients.iter().map(|(email, _)| email.normalised()).collect();
+    let fields: Vec<serde_json::Value> = recipients.iter().map(|(_, fields)| fields.clone()).collect();
+    sqlx::query!(
+        r#"
+        insert into nightshift.recipients (campaign_id, position, email, email_normalised, fields)
+        select $1, $2 + position, email, email_normalised, fields
+        from unnest($3::text[], $4::text[], $5::jsonb[]) with ordinality
+            as given (email, email_normalised, fields, position)
+        "#,
+        campaign_id,
+        behind,
+        &given as &[&str],
+        &normalised as &[&str],
+        &fields,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// The delimiter that a header uses most, outside quotes: comma, semicolon or tab.
 pub fn delimiter_of(header: &[u8]) -> u8 {
     let mut quoted = false;
@@ -273,9 +312,10 @@ fn field_name(column: &str) -> String {
 }
 
 /// One row in Postgres's text format for COPY.
-fn append(chunk: &mut Vec<u8>, campaign_id: i64, row: &Row) {
+fn append(chunk: &mut Vec<u8>, campaign_id: i64, behind: i64, row: &Row) {
     let fields = serde_json::to_string(&row.fields).expect("a map of strings always serialises");
-    chunk.extend_from_slice(format!("{campaign_id}\t{}", row.line).as_bytes());
+    let position = behind.saturating_add_unsigned(row.line);
+    chunk.extend_from_slice(format!("{campaign_id}\t{position}").as_bytes());
     for text in [row.email.as_given(), row.email.normalised(), &fields] {
         chunk.push(b'\t');
         for byte in text.bytes() {

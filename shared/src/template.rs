@@ -28,6 +28,9 @@ pub fn with_built_in(fields: &Value, to: &EmailAddress, unsubscribe_url: Option<
     fields
 }
 
+/// Characters of a subject, before its fields are filled in.
+const MAX_SUBJECT: usize = 998;
+
 /// A template that cannot be used, or a recipient it cannot be rendered for.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
@@ -41,6 +44,12 @@ pub enum TemplateError {
         /// What is wrong.
         problem: String,
     },
+    /// A subject that no mailbox shows and some servers refuse (RFC 5322, 2.1.1: a line has 998 characters at most).
+    #[error("the subject is {0} characters long; {MAX_SUBJECT} are allowed")]
+    LongSubject(usize),
+    /// There is nothing to read.
+    #[error("the mail is empty: neither HTML nor text says anything")]
+    Empty,
     /// A part cannot be rendered with the given fields.
     #[error("{part}, line {line}: {problem}")]
     Render {
@@ -76,6 +85,12 @@ pub struct MailTemplate {
 impl MailTemplate {
     /// Parses the three parts. Values are escaped in the HTML part only.
     pub fn parse(subject: &str, html: &str, text: &str) -> Result<Self, TemplateError> {
+        if subject.chars().count() > MAX_SUBJECT {
+            return Err(TemplateError::LongSubject(subject.chars().count()));
+        }
+        if html.trim().is_empty() && text.trim().is_empty() {
+            return Err(TemplateError::Empty);
+        }
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|name| if name == HTML { AutoEscape::Html } else { AutoEscape::None });

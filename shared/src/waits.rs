@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
 use chrono_tz::Tz;
 use sqlx::{PgConnection, PgPool};
 
@@ -24,6 +24,11 @@ struct Facts {
     work: Work,
 }
 
+/// A batch that could be taken for so long is not just between two functions.
+const UNTAKEN: Duration = Duration::seconds(5);
+/// How often `dispatch-campaigns` looks.
+const EVERY_MINUTE: Duration = Duration::minutes(1);
+
 /// What its open batches and mails look like.
 #[derive(Debug, Clone, Default)]
 struct Work {
@@ -33,6 +38,10 @@ struct Work {
     free: i64,
     /// When the first lease of a function that shows none runs out, or did.
     lost_lease: Option<DateTime<Utc>>,
+    /// When the connections of such functions are free again, where no other is free now.
+    lost_connections: Option<DateTime<Utc>>,
+    /// Since when a batch could have been taken and was not.
+    untaken_since: Option<DateTime<Utc>>,
     /// Mails that could be sent now.
     pending: i64,
     /// The deferred mail that is due first, and why it was deferred.
@@ -116,8 +125,22 @@ fn judge(facts: &Facts, now: DateTime<Utc>) -> Option<Wait> {
         return Some(wait);
     }
     let work = &facts.work;
-    if work.held > 0 || work.free > 0 {
+    if work.held > 0 {
         return None;
+    }
+    if let Some(until) = work.lost_connections {
+        let time = local(until, facts.zone);
+        let reason = format!("waiting for the connections of a function that ended, free again at {time}");
+        return Some(Wait { until, reason });
+    }
+    if work.free > 0 {
+        let since = work.untaken_since.filter(|since| now - *since > UNTAKEN)?;
+        let until = now + EVERY_MINUTE;
+        let reason = format!(
+            "nobody has taken it up since {}; the next dispatch, within a minute, announces it again",
+            local(since, facts.zone),
+        );
+        return Some(Wait { until, reason });
     }
     if let Some(until) = work.lost_lease {
         let time = local(until, facts.zone);
@@ -214,12 +237,25 @@ async fn work(db: &mut PgConnection, campaign_id: i64) -> Result<Work, sqlx::Err
         with open as (
             select
                 id,
+                account_id,
                 due_at,
+                coalesce(lease_seconds, 0) as lease_seconds,
                 leased_until,
                 leased_until > now() + make_interval(secs => coalesce(lease_seconds, 0) / 2) as alive
             from nightshift.batches
             where campaign_id = $1
                 and finished_at is null
+        ),
+        -- the account's connections, but for the one that is kept for single mails
+        slots as (
+            select
+                s.leased_until,
+                s.leased_until > now() + make_interval(secs => (select max(lease_seconds) from open) / 2) as alive
+            from nightshift.smtp_connections s
+            join nightshift.smtp_accounts a on a.id = s.account_id
+            where s.account_id = (select min(account_id) from open)
+                and s.slot < a.max_connections
+                and (s.slot > 0 or a.max_connections = 1)
         ),
         mails as (
             select
@@ -234,6 +270,16 @@ async fn work(db: &mut PgConnection, campaign_id: i64) -> Result<Work, sqlx::Err
             (select count(*) from open where alive) as "held!",
             (select count(*) from open where leased_until is null and due_at <= now()) as "free!",
             (select min(leased_until) from open where not alive) as lost_lease,
+            (
+                select min(leased_until)
+                from slots
+                having bool_and(coalesce(leased_until > now(), false)) and not bool_or(coalesce(alive, false))
+            ) as lost_connections,
+            (
+                select min(greatest(due_at, leased_until))
+                from open
+                where due_at <= now() and coalesce(leased_until <= now(), true)
+            ) as untaken_since,
             mails.pending as "pending!",
             mails.deferred_until,
             mails.deferral
@@ -247,6 +293,8 @@ async fn work(db: &mut PgConnection, campaign_id: i64) -> Result<Work, sqlx::Err
         held: row.held,
         free: row.free,
         lost_lease: row.lost_lease,
+        lost_connections: row.lost_connections,
+        untaken_since: row.untaken_since,
         pending: row.pending,
         deferred_until: row.deferred_until,
         deferral: row.deferral,

@@ -24,6 +24,7 @@ async fn import(db: &PgPool, file: &str) -> anyhow::Result<(Imported, Vec<Reject
     let campaign = NewCampaign {
         name: "Spring".to_owned(),
         account_id,
+        owner: None,
         subject: "Hi".to_owned(),
         html: String::new(),
         text: String::new(),

@@ -123,7 +123,7 @@ async fn a_pause_of_campaign_or_account_holds_before_the_next_mail(db: PgPool) {
     let worker = ledger.worker().await;
     campaigns::pause(&ledger.db, ledger.campaign, "because").await.expect("pause");
     assert_eq!(worker.ask("ann@a.test").await, Answer::Denied(Denial::Paused));
-    campaigns::start(&ledger.db, ledger.campaign, Utc::now()).await.expect("go on");
+    campaigns::resume(&ledger.db, ledger.campaign, Utc::now()).await.expect("go on");
     accounts::pause(&ledger.db, ledger.account, 60.0, "login refused").await.expect("pause");
     assert_eq!(worker.ask("ann@a.test").await, Answer::Denied(Denial::Paused));
     let reason = ledger.progress().await.reason.expect("reason");

@@ -33,7 +33,7 @@ impl Ledger {
     }
 
     async fn listed_reason(&self) -> Option<String> {
-        campaigns::list(&self.db).await.expect("list").remove(0).reason
+        campaigns::list(&self.db, None, 10).await.expect("list").remove(0).reason
     }
 }
 

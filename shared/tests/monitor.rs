@@ -172,7 +172,7 @@ async fn a_paused_campaign_is_not_stuck_and_has_its_time_when_it_goes_on(db: PgP
     age_everything(&ledger, 60).await;
     campaigns::pause(&ledger.db, ledger.campaign, "because").await.expect("pause");
     assert!(!report_at(&ledger, Utc::now()).await.stuck);
-    campaigns::start(&ledger.db, ledger.campaign, Utc::now()).await.expect("go on");
+    campaigns::resume(&ledger.db, ledger.campaign, Utc::now()).await.expect("go on");
     let now = Utc::now();
     assert!(!report_at(&ledger, now).await.stuck);
     assert!(report_at(&ledger, now + minutes(16)).await.stuck);

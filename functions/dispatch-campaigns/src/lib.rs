@@ -85,6 +85,8 @@ pub struct Dispatched {
     pub closed: usize,
     /// Mails of dead connections settled.
     pub settled: i64,
+    /// Open mails of cancelled campaigns cancelled.
+    pub cancelled: u64,
 }
 
 /// The answer to whoever invoked the function.
@@ -159,6 +161,7 @@ pub async fn dispatch(
     if done.settled > 0 {
         tracing::warn!("{} mails were handed over by functions that ended before the answer", done.settled);
     }
+    done.cancelled = campaigns::cancel_open(db, || deadline.soft_passed()).await.context("cancel open mails")?;
     done.rung = batches::ring_due(db, queues, settings.timing).await.context("ring due batches")?;
     for campaign in campaigns::close_finished(db).await.context("close finished campaigns")? {
         done.closed += 1;

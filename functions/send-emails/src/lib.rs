@@ -132,8 +132,8 @@ async fn answer(ctx: &Ctx, doorbell: Doorbell, deadline: Deadline) -> anyhow::Re
         Doorbell::Mail { public_id } => {
             single_mail::batch_of(&ctx.db, public_id).await.with_context(|| format!("look for mail {public_id}"))?
         }
-        Doorbell::Campaign { campaign_id } => {
-            tracing::error!(campaign.id = campaign_id, "a ring for campaign {campaign_id} came to a queue of batches");
+        Doorbell::Campaign { .. } | Doorbell::Dispatch => {
+            tracing::error!("{doorbell:?} rings for dispatch-campaigns and came to a queue of batches");
             None
         }
     };

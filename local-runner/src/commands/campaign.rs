@@ -1,4 +1,4 @@
-//! `campaign create|start|pause|list|progress|receipt|uncertain`.
+//! `campaign create|start|pause|resume|cancel|…`.
 
 mod create;
 mod uncertain;
@@ -11,6 +11,7 @@ use chrono::Utc;
 use clap::Subcommand;
 use comfy_table::Cell;
 use shared::campaigns;
+use shared::deliveries::{self, Listed};
 use shared::doorbell::Doorbell;
 use shared::receipt::{self, Progress, Receipt};
 
@@ -24,15 +25,58 @@ use uncertain::UncertainCommand;
 pub(crate) enum CampaignCommand {
     /// Create a campaign from templates and a recipients file
     Create(Create),
-    /// Let a draft go, or a paused campaign go on
+    /// Let a draft go
     Start {
         /// The campaign
         id: i64,
     },
-    /// Hold a campaign back: only the mails in flight still leave; `start` lets it go on
+    /// Hold a campaign back: only the mails in flight still leave; `resume` lets it go on
     Pause {
         /// The campaign
         id: i64,
+    },
+    /// Let a paused campaign go on
+    Resume {
+        /// The campaign
+        id: i64,
+    },
+    /// End a campaign for good: only the mails in flight still leave
+    Cancel {
+        /// The campaign
+        id: i64,
+    },
+    /// Send the refused mails of a campaign again, and no others
+    RetryFailed {
+        /// The campaign
+        id: i64,
+    },
+    /// Make a draft with the content of a campaign, and with its recipients if they are asked for
+    Clone {
+        /// The campaign
+        id: i64,
+        /// Its name; the other's where it is not given
+        #[arg(long, value_parser = output::line)]
+        name: Option<String>,
+        /// Also its recipients
+        #[arg(long)]
+        recipients: bool,
+    },
+    /// Show the mails of a campaign, in the order of their addresses
+    Deliveries {
+        /// The campaign
+        id: i64,
+        /// Only those in this state
+        #[arg(long, value_parser = shared::deliveries::STATES)]
+        state: Option<String>,
+        /// Only those behind this address
+        #[arg(long)]
+        after: Option<String>,
+        /// How many
+        #[arg(long, default_value_t = 50)]
+        limit: i64,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show all campaigns, the newest first
     List {
@@ -76,6 +120,30 @@ pub(crate) async fn run(command: CampaignCommand, session: &Session) -> Result<(
             Ok(())
         }
         CampaignCommand::Pause { id } => pause(id, session).await,
+        CampaignCommand::Resume { id } => {
+            campaigns::resume(&session.db, id, Utc::now()).await?;
+            ring(id, session).await?;
+            println!("Campaign {id} goes on");
+            Ok(())
+        }
+        CampaignCommand::Cancel { id } => cancel(id, session).await,
+        CampaignCommand::RetryFailed { id } => {
+            let retried = campaigns::retry_failed(&session.db, id).await?;
+            ring(id, session).await?;
+            println!("{} refused mails of campaign {id} are sent again", retried.deliveries);
+            Ok(())
+        }
+        CampaignCommand::Clone { id, name, recipients } => {
+            let mut tx = session.db.begin().await?;
+            let clone = campaigns::clone(&mut tx, id, name.as_deref(), recipients).await?;
+            tx.commit().await?;
+            println!("Campaign {clone} is a draft like campaign {id}");
+            Ok(())
+        }
+        CampaignCommand::Deliveries { id, state, after, limit, json } => {
+            let page = deliveries::page(&session.db, id, state.as_deref(), after.as_deref(), limit).await?;
+            if json { output::json(&page) } else { show_deliveries(id, &page) }
+        }
         CampaignCommand::List { json } => list(json, session).await,
         CampaignCommand::Progress { id, wait: true, timeout, json } => {
             wait_until_over(id, Duration::from_secs(timeout), json, session).await
@@ -92,14 +160,9 @@ async fn start(id: i64, session: &Session) -> Result<()> {
     ring(id, session).await
 }
 
-/// Announces a campaign that has something to send. A ring that fails only delays that until the next dispatch, so it is
-/// no error.
+/// Announces a campaign that has something to send.
 async fn ring(id: i64, session: &Session) -> Result<()> {
-    let bell = (Doorbell::Campaign { campaign_id: id }, Duration::ZERO);
-    if let Err(error) = session.campaigns_queue()?.ring(&[bell]).await {
-        eprintln!("warning: queue campaigns does not answer, the campaign waits for the next dispatch ({error:#})");
-    }
-    Ok(())
+    session.ring(Doorbell::Campaign { campaign_id: id }).await
 }
 
 async fn pause(id: i64, session: &Session) -> Result<()> {
@@ -107,12 +170,44 @@ async fn pause(id: i64, session: &Session) -> Result<()> {
         let progress = read_progress(id, session).await?;
         bail!("campaign {id} is {}; only one that is being sent can be paused", progress.status);
     }
-    println!("Campaign {id} is paused; let it go on with: local-runner campaign start {id}");
+    println!("Campaign {id} is paused; let it go on with: local-runner campaign resume {id}");
+    Ok(())
+}
+
+/// Cancels all that is open before it returns; what functions have in hand at this moment is left to the dispatch.
+async fn cancel(id: i64, session: &Session) -> Result<()> {
+    campaigns::cancel(&session.db, id, "cancelled by hand").await?;
+    let cancelled = campaigns::cancel_open(&session.db, || false).await?;
+    ring(id, session).await?;
+    println!("Campaign {id} is cancelled, with {cancelled} open mails; at most the mails in flight still leave");
+    Ok(())
+}
+
+fn show_deliveries(id: i64, page: &[Listed]) -> Result<()> {
+    if page.is_empty() {
+        println!("No such mails of campaign {id}.");
+        return Ok(());
+    }
+    let mut table = output::table(["Recipient", "State", "Tries", "Next try", "Last words"]);
+    for mail in page {
+        let state = match &mail.cause {
+            Some(cause) => format!("{} ({cause})", mail.state),
+            None => mail.state.clone(),
+        };
+        table.add_row([
+            Cell::new(&mail.recipient),
+            Cell::new(state),
+            output::number(mail.attempts),
+            Cell::new(output::or_dash(mail.next_attempt_at.map(|at| at.format("%F %T UTC")))),
+            Cell::new(output::or_dash(mail.reply.as_ref())),
+        ]);
+    }
+    println!("{table}");
     Ok(())
 }
 
 async fn list(json: bool, session: &Session) -> Result<()> {
-    let campaigns = campaigns::list(&session.db).await?;
+    let campaigns = campaigns::list(&session.db, None, i64::MAX).await?;
     if json {
         return output::json(&campaigns);
     }

@@ -56,8 +56,12 @@ impl FromStr for Span {
             }
         };
         let (opens, closes) = hours.split_once('-').ok_or_else(wrong)?;
+        if opens == closes {
+            return Err(format!("{text:?} closes when it opens; for a whole day write 00:00-24:00"));
+        }
         let closes = if closes == "24:00" { "00:00" } else { closes };
-        Ok(Self { first, last, opens: time(opens).ok_or_else(wrong)?, closes: time(closes).ok_or_else(wrong)? })
+        let (opens, closes) = (time(opens).ok_or_else(wrong)?, time(closes).ok_or_else(wrong)?);
+        Ok(Self { first, last, opens, closes })
     }
 }
 
@@ -69,7 +73,8 @@ impl fmt::Display for Span {
         } else if (self.first, self.last) != (Weekday::Mon, Weekday::Sun) {
             write!(f, "{}-{} ", name(self.first), name(self.last))?;
         }
-        write!(f, "{}-{}", self.opens.format("%H:%M"), self.closes.format("%H:%M"))
+        write!(f, "{}-", self.opens.format("%H:%M"))?;
+        if self.closes == NaiveTime::MIN { f.write_str("24:00") } else { write!(f, "{}", self.closes.format("%H:%M")) }
     }
 }
 
@@ -93,7 +98,7 @@ impl Span {
         if self.opens < self.closes {
             return self.is_on(day) && self.opens <= time && time < self.closes;
         }
-        // Over midnight; where it closes when it opens, round the clock.
+        // Over midnight.
         (self.is_on(day) && self.opens <= time) || (self.is_on(day.pred()) && time < self.closes)
     }
 }

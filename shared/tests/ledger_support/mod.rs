@@ -39,6 +39,7 @@ impl Ledger {
         let campaign = NewCampaign {
             name: "Spring".to_owned(),
             account_id: account,
+            owner: None,
             subject: "Hi {{ name }}".to_owned(),
             html: "<p>{{ name }}</p>".to_owned(),
             text: "{{ name }}".to_owned(),

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 use shared::address::EmailAddress;
+use shared::doorbell::Doorbell;
 use shared::limits::{self, Period, Scope, Subject, Window};
 
 use crate::output;
@@ -92,7 +93,7 @@ pub(crate) async fn run(command: LimitCommand, session: &Session) -> Result<()> 
             let (subject, name) = whose.subject(session).await?;
             limits::set(&session.db, &subject, period, maximum).await?;
             println!("At most {maximum} mails a {period} for {name}");
-            Ok(())
+            session.ring(Doorbell::Dispatch).await
         }
         LimitCommand::Remove { whose, period } => {
             let (subject, name) = whose.subject(session).await?;
@@ -100,7 +101,7 @@ pub(crate) async fn run(command: LimitCommand, session: &Session) -> Result<()> 
                 bail!("{name} has no limit for the {period}; see: local-runner account limit list");
             }
             println!("No limit for the {period} for {name} any more");
-            Ok(())
+            session.ring(Doorbell::Dispatch).await
         }
     }
 }
@@ -138,5 +139,5 @@ pub(crate) async fn window(command: WindowCommand, session: &Session) -> Result<
         Some(window) => println!("Mail of account {account} leaves {window} only, in its own time zone"),
         None => println!("Mail of account {account} leaves at any time"),
     }
-    Ok(())
+    session.ring(Doorbell::Dispatch).await
 }

@@ -95,6 +95,7 @@ pub(super) async fn create(new: Create, session: &Session) -> Result<()> {
     let campaign = NewCampaign {
         name: new.name,
         account_id,
+        owner: None,
         subject: new.subject,
         html,
         text,
