@@ -9,7 +9,7 @@ use shared::gate::{self, Answer, Clock, Denial, Outcome, Request};
 use shared::limits::{self, Period, Scope, Subject, Wait, Window};
 use sqlx::PgPool;
 
-use ledger_support::{Ledger, Worker};
+use ledger_support::{LEASE, Ledger, Worker};
 
 impl Ledger {
     fn account_limits(&self) -> Subject {
@@ -183,4 +183,33 @@ async fn a_dead_functions_lease_is_named_with_its_end(db: PgPool) {
 
     assert!(batches::renew(&ledger.db, &worker.claimed.lease).await.expect("renew"));
     assert_eq!(ledger.progress().await.reason, None, "it lives");
+}
+
+const BATCHES_AGE: &str =
+    "update nightshift.batches set leased_until = leased_until - interval '45 seconds' where leased_until is not null";
+const CONNECTIONS_AGE: &str =
+    "update nightshift.smtp_connections set leased_until = leased_until - interval '45 seconds'";
+
+#[sqlx::test(migrator = "shared::database::MIGRATOR")]
+async fn a_campaign_with_free_batches_says_that_a_dead_function_has_the_connections(db: PgPool) {
+    let ledger = Ledger::with_draft(db, &["ann@a.test", "bob@a.test"]).await;
+    campaigns::start(&ledger.db, ledger.campaign, Utc::now()).await.expect("start");
+    ledger.plan(1).await;
+    let claimed = ledger.claim(LEASE).await;
+    batches::take_slots(&ledger.db, ledger.account, 1..4, 3, claimed.lease.token, LEASE).await.expect("slots");
+    assert_eq!(ledger.progress().await.reason, None, "it has just been claimed");
+
+    ledger.execute(BATCHES_AGE).await;
+    ledger.execute(CONNECTIONS_AGE).await;
+    let reason = ledger.progress().await.reason.expect("no sign of life for 45 of 60 seconds");
+    assert!(reason.starts_with("waiting for the connections of a function that ended, free again at "), "{reason}");
+
+    ledger.execute(BATCHES_AGE).await;
+    ledger.execute(CONNECTIONS_AGE).await;
+    ledger.execute("update nightshift.batches set due_at = now() - interval '1 minute'").await;
+    let reason = ledger.progress().await.reason.expect("nobody has come");
+    assert!(
+        reason.contains("the lease of a function that ended ran out") || reason.contains("the next dispatch"),
+        "{reason}"
+    );
 }

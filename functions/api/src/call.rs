@@ -1,16 +1,19 @@
 //! A request as handlers see it, and their reply.
 
 use chrono::{DateTime, Utc};
-use lambda_http::http::{HeaderMap, HeaderValue, StatusCode, header};
+use lambda_http::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use lambda_http::{Body, Request, RequestExt as _, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use shared::api_keys::ApiKey;
+use shared::unsubscribe;
 
 use crate::problem::Problem;
 use crate::route::Route;
+
+const JSON_HEADERS: [(&str, &str); 2] = [("content-type", "application/json"), ("cache-control", "no-store")];
 
 /// A request that may be answered: the route is known and the key is good.
 pub struct Call {
@@ -57,8 +60,13 @@ impl Call {
 
     /// The `{…}` of the path, as a number. What is no number names nothing.
     pub(crate) fn id(&self) -> Result<i64, Problem> {
-        let text = self.parameter.as_deref().unwrap_or_default();
+        let text = self.text();
         text.parse().map_err(|_| Problem::not_found(format!("there is no campaign {text:?}; campaigns have numbers")))
+    }
+
+    /// The `{…}` of the path, as it stands.
+    pub(crate) fn text(&self) -> &str {
+        self.parameter.as_deref().unwrap_or_default()
     }
 
     /// A parameter of the query string.
@@ -125,8 +133,17 @@ impl Call {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
     pub(crate) status: StatusCode,
-    pub(crate) body: Value,
+    pub(crate) content: Content,
     pub(crate) replayed: bool,
+}
+
+/// What stands in an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Content {
+    /// For programs.
+    Json(Value),
+    /// For people: a whole HTML document.
+    Page(String),
 }
 
 impl Reply {
@@ -137,15 +154,24 @@ impl Reply {
 
     pub(crate) fn with(status: StatusCode, body: &impl Serialize) -> Result<Self, Problem> {
         let body = serde_json::to_value(body).map_err(|error| Problem::internal(&error.into()))?;
-        Ok(Self { status, body, replayed: false })
+        Ok(Self { status, content: Content::Json(body), replayed: false })
+    }
+
+    pub(crate) fn page(status: StatusCode, html: String) -> Self {
+        Self { status, content: Content::Page(html), replayed: false }
     }
 
     pub(crate) fn into_response(self) -> Response<Body> {
-        let mut response = Response::new(Body::from(self.body.to_string()));
+        let (body, fixed): (String, &[(&'static str, &'static str)]) = match self.content {
+            Content::Json(body) => (body.to_string(), &JSON_HEADERS),
+            Content::Page(html) => (html, &unsubscribe::HEADERS),
+        };
+        let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        for (name, value) in fixed {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
         if self.replayed {
             headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
         }

@@ -4,7 +4,7 @@ use lambda_http::http::StatusCode;
 use serde_json::Value;
 use sqlx::{PgConnection, PgPool};
 
-use crate::call::{Call, Reply};
+use crate::call::{Call, Content, Reply};
 use crate::problem::Problem;
 
 /// Longest key that is taken.
@@ -97,10 +97,16 @@ async fn claim(db: &mut PgConnection, key_id: i64, name: &str, hash: &[u8]) -> R
         ));
     }
     let status = u16::try_from(earlier.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-    Ok(Some(Reply { status: status.unwrap_or(StatusCode::OK), body: earlier.response, replayed: true }))
+    Ok(Some(Reply {
+        status: status.unwrap_or(StatusCode::OK),
+        content: Content::Json(earlier.response),
+        replayed: true,
+    }))
 }
 
 async fn keep(db: &mut PgConnection, key_id: i64, name: &str, reply: &Reply) -> Result<(), sqlx::Error> {
+    // What creates something answers a program; pages are made anew.
+    let Content::Json(body) = &reply.content else { return Ok(()) };
     sqlx::query!(
         r#"
         update nightshift.idempotent_requests
@@ -112,7 +118,7 @@ async fn keep(db: &mut PgConnection, key_id: i64, name: &str, reply: &Reply) -> 
         key_id,
         name,
         i32::from(reply.status.as_u16()),
-        reply.body,
+        body,
     )
     .execute(db)
     .await?;

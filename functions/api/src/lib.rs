@@ -10,6 +10,7 @@ mod idempotency;
 pub mod openapi;
 mod problem;
 pub mod route;
+mod unsubscribe;
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use lambda_http::http::header;
 use lambda_http::{Body, Request, RequestExt as _, Response};
 use shared::api_keys::{self, ApiKey};
 use shared::config::{self, ConfigError};
+use shared::keys::Keys;
 use shared::queue::Queue;
 use sqlx::PgPool;
 use tokio::time::timeout;
@@ -36,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(25);
 pub struct Ctx {
     /// The database.
     pub db: PgPool,
+    /// For unsubscribe links.
+    pub keys: Keys,
     /// Rung when a campaign has something to do.
     pub campaigns_queue: Queue,
 }
@@ -45,6 +49,7 @@ impl Ctx {
     pub async fn from_env() -> Result<Self, ConfigError> {
         Ok(Self {
             db: shared::database::connect_lazily()?,
+            keys: Keys::from_env()?,
             campaigns_queue: Queue::new(
                 shared::queue::client_from_env().await,
                 config::required("CAMPAIGNS_QUEUE_URL")?,

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::route::{Access, ROUTES, Route};
+use crate::route::{Access, PAGE, ROUTES, Route};
 
 /// What bodies look like, by name.
 fn schemas() -> Map<String, Value> {
@@ -36,6 +36,9 @@ fn operation(route: &Route) -> Value {
     if route.path.contains("{id}") {
         parameters.push(parameter("id", "path", "integer", "Number of the campaign", true));
     }
+    if route.path.contains("{token}") {
+        parameters.push(parameter("token", "path", "string", "The end of the link in the mail", true));
+    }
     for known in route.query {
         parameters.push(parameter(known.name, "query", known.kind, known.about, false));
     }
@@ -48,13 +51,17 @@ fn operation(route: &Route) -> Value {
         "description": "What is wrong, and what to do",
         "content": {"application/problem+json": {"schema": reference("Problem")}},
     });
+    let answer = match schema {
+        PAGE => json!({"text/html": {"schema": {"type": "string"}}}),
+        schema => json!({"application/json": {"schema": reference(schema)}}),
+    };
     let mut operation = json!({
         "summary": route.summary,
         "parameters": parameters,
         "responses": {
             status.to_string(): {
                 "description": route.summary,
-                "content": {"application/json": {"schema": reference(schema)}},
+                "content": answer,
             },
             "4XX": problem,
             "5XX": problem,
@@ -65,7 +72,8 @@ fn operation(route: &Route) -> Value {
         operation["description"] = format!("Needs a key with scope {scope}.").into();
     }
     if let Some(body) = route.body {
-        operation["requestBody"] = json!({"content": {"application/json": {"schema": reference(body)}}});
+        let kind = if body == "Unsubscribe" { "application/x-www-form-urlencoded" } else { "application/json" };
+        operation["requestBody"] = json!({"content": {kind: {"schema": reference(body)}}});
         if body == "Recipients" {
             operation["requestBody"]["content"]["text/csv"] = json!({"schema": {"type": "string"}});
         }

@@ -6,7 +6,7 @@ use shared::api_keys::Scope;
 
 use crate::call::{Call, Reply};
 use crate::problem::Problem;
-use crate::{Ctx, campaigns, openapi};
+use crate::{Ctx, campaigns, openapi, unsubscribe};
 
 /// Who may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,11 +47,14 @@ pub struct Route {
     pub creates: bool,
     /// Schema of its JSON body, in `schemas.json`.
     pub body: Option<&'static str>,
-    /// Status and schema of its answer.
+    /// Status and schema of its answer; [`PAGE`] is no schema but HTML.
     pub answer: (u16, &'static str),
     /// Does it.
     pub handler: Handler,
 }
+
+/// The answer is a page for people.
+pub const PAGE: &str = "a page";
 
 const READ: Access = Access::Key(Scope::Read);
 const OPERATE: Access = Access::Key(Scope::Operate);
@@ -237,6 +240,28 @@ pub const ROUTES: &[Route] = &[
         body: Some("Resolve"),
         answer: (200, "Resolved"),
         handler: |ctx, call| Box::pin(campaigns::resolve_uncertain(ctx, call)),
+    },
+    Route {
+        method: "GET",
+        path: "/unsubscribe/{token}",
+        access: Access::Everybody,
+        summary: "The page behind the link in a mail; changes nothing",
+        query: &[],
+        creates: false,
+        body: None,
+        answer: (200, PAGE),
+        handler: |ctx, call| Box::pin(unsubscribe::ask(ctx, call)),
+    },
+    Route {
+        method: "POST",
+        path: "/unsubscribe/{token}",
+        access: Access::Everybody,
+        summary: "Leave the link's list at one click (RFC 8058), or all mail",
+        query: &[],
+        creates: false,
+        body: Some("Unsubscribe"),
+        answer: (200, PAGE),
+        handler: |ctx, call| Box::pin(unsubscribe::leave(ctx, call)),
     },
 ];
 

@@ -4,6 +4,7 @@ mod support;
 
 use lambda_http::Body;
 use shared::api_keys;
+use shared::unsubscribe::Unsubscribe;
 use sqlx::PgPool;
 use support::{Api, bearer};
 
@@ -45,4 +46,34 @@ async fn other_paths_methods_and_parameters_are_refused_with_what_there_is(db: P
     assert!(answer.body["detail"].as_str().expect("a detail").contains("limit, before"), "{}", answer.body);
     assert_eq!(api.get("/campaigns?limit=0").await.status, 422);
     assert_eq!(api.get("/campaigns?before=x").await.status, 422);
+}
+
+#[sqlx::test(migrator = "shared::database::MIGRATOR")]
+async fn the_link_in_a_mail_asks_first_and_leaves_at_one_click(db: PgPool) {
+    let api = Api::new(db).await;
+    let who = Unsubscribe { list: "news".to_owned(), email_normalised: "ann@a.test".to_owned() };
+    let path = who.link(&api.ctx.keys, "").replace('=', "%3D");
+    let left = async || {
+        sqlx::query_scalar::<_, i64>("select count(*) from nightshift.suppressions where list = 'news'")
+            .fetch_one(&api.ctx.db)
+            .await
+            .expect("database")
+    };
+    let page = api.ask(&format!("GET {path}"), &[], Body::Empty).await;
+    assert_eq!(
+        (page.status, &page.headers["content-type"]),
+        (200, &"text/html; charset=utf-8".parse().expect("value"))
+    );
+    assert!(page.body.as_str().expect("a page").contains("<form"), "{}", page.body);
+    assert_eq!(left().await, 0, "looking changes nothing");
+
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    for _ in 0..2 {
+        let done = api.ask(&format!("POST {path}"), &form, "List-Unsubscribe=One-Click").await;
+        assert_eq!(done.status, 200);
+        assert!(!done.headers.contains_key("set-cookie") && !done.headers.contains_key("location"));
+    }
+    assert_eq!(left().await, 1);
+    assert_eq!(api.ask("POST /unsubscribe/forged", &form, "List-Unsubscribe=One-Click").await.status, 404);
+    assert_eq!(api.ask(&format!("DELETE {path}"), &[], Body::Empty).await.status, 405);
 }

@@ -6,6 +6,7 @@ use lambda_http::http::{HeaderMap, Method, Request};
 use lambda_http::{Body, RequestExt as _};
 use serde_json::Value;
 use shared::api_keys::{self, Scope};
+use shared::keys::Keys;
 use shared::queue::{Queue, client_for_endpoint};
 use sqlx::PgPool;
 
@@ -13,6 +14,7 @@ use sqlx::PgPool;
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
+    /// JSON, or the text of a page.
     pub(crate) body: Value,
 }
 
@@ -30,7 +32,8 @@ impl Api {
         };
         let (operate, read) = (key("operator", Scope::Operate).await, key("reader", Scope::Read).await);
         let queue = Queue::new(client_for_endpoint("http://127.0.0.1:9"), "http://127.0.0.1:9/queue");
-        Self { ctx: Ctx { db, campaigns_queue: queue }, operate, read }
+        let keys = Keys::parse("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").expect("a key");
+        Self { ctx: Ctx { db, keys, campaigns_queue: queue }, operate, read }
     }
 
     /// Any request: `POST /campaigns/7/start?x=1`, its headers and its body.
@@ -49,7 +52,8 @@ impl Api {
         let request =
             request.body(body.into()).expect("a request").with_raw_http_path(path).with_query_string_parameters(query);
         let response = respond(&self.ctx, request, Utc::now()).await;
-        let body = serde_json::from_slice(response.body().as_ref()).expect("an answer in JSON");
+        let body = String::from_utf8(response.body().as_ref().to_vec()).expect("text");
+        let body = serde_json::from_str(&body).unwrap_or(Value::String(body));
         Answer { status: response.status().as_u16(), headers: response.headers().clone(), body }
     }
 
