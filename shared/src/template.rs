@@ -210,8 +210,15 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_mail_and_an_endless_subject_are_refused() {
+        assert!(matches!(MailTemplate::parse("Hi", " ", "\n"), Err(TemplateError::Empty)));
+        let endless = "x".repeat(MAX_SUBJECT + 1);
+        assert!(matches!(MailTemplate::parse(&endless, "", "Hi"), Err(TemplateError::LongSubject(999))));
+    }
+
+    #[test]
     fn a_line_feed_in_a_field_stays_out_of_the_headers() {
-        let template = MailTemplate::parse("Hi {{ name }}", "", "").expect("parses");
+        let template = MailTemplate::parse("Hi {{ name }}", "", "Hello").expect("parses");
         let mail = template.render(&json!({"name": "Ann\r\nBcc: all@example.test"})).expect("renders");
         assert_eq!(mail.subject, "Hi Ann  Bcc: all@example.test");
     }

@@ -1,4 +1,4 @@
-//! `api`: control over HTTP for host applications. `docs/api.md` shows a day of one.
+//! `api`: control over HTTP for host applications, and the pages behind the links in mails.
 //!
 //! [`respond`] is the frame that every request passes, in this order: the route, the key and its scope, the bounds of size
 //! and time, then the route's handler. Errors are problem documents (RFC 9457) that say what to do. What a route is, who may
