@@ -56,6 +56,46 @@ async fn a_server_that_never_answers_costs_an_invocation_and_no_mail() {
     assert_eq!(app.count(UNFINISHED, 0).await, 1, "one invocation was killed at its hard limit");
 }
 
+fn send_single(app: &TestApp, account: &str, to: &str) {
+    let mail = ["mail", "send", "--account", account, "--to", to, "--subject", "Hi", "--text", "Good evening"];
+    app.runner(&mail).expect_success();
+}
+
+/// Single mails that are not over.
+const OPEN_SINGLES: &str =
+    "select count(*) from nightshift.batches where campaign_id is null and finished_at is null and $1 = 0";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn single_mails_have_limits_of_their_own() {
+    let app = TestApp::launch("singles-limits", &["SingleEmailSoftTimeoutSeconds=3", "SingleEmailTimeoutSeconds=65"]);
+    let sink = Sink::start(Manners { delay: Duration::from_millis(300), ..Manners::default() }).await.expect("a sink");
+    // Soft: one connection, and more mails than one invocation can send in its time.
+    app.add_account_at(sink.address(), "slow", 1, false);
+    for reader in readers("slow.example", 10) {
+        send_single(&app, "slow", &reader);
+    }
+    // Hard: the first mail's server never answers its RCPT, so its function hangs until it is killed.
+    app.add_account_at(sink.address(), "deaf", 2, false);
+    send_single(&app, "deaf", "deaf-1@deaf.example");
+    app.wait_for("the slow ones", Duration::from_secs(60), async || taken(&sink, "slow.example").len() == 10).await;
+    let overdrawn = "select count(*) from nightshift.job_runs where job = 'send-emails' and finished_at is not null \
+                     and finished_at - started_at > make_interval(secs => $1)";
+    assert_eq!(app.count(overdrawn, 8).await, 0, "an invocation went on beyond its soft limit and one mail");
+    app.wait_for("all of them", Duration::from_secs(150), async || {
+        app.invoke("DispatchCampaigns");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        app.count(OPEN_SINGLES, 0).await == 0
+    })
+    .await;
+    assert_one_each(&sink, "slow.example", 10);
+    assert_one_each(&sink, "deaf.example", 1);
+    // The last ones say how they ended a moment after their mail is over; the one that was killed never does.
+    app.wait_for("one invocation alone without an end", Duration::from_secs(20), async || {
+        app.count(UNFINISHED, 0).await == 1
+    })
+    .await;
+}
+
 /// Runs that began and never said how they ended.
 const UNFINISHED: &str =
     "select count(*) from nightshift.job_runs where job = 'send-emails' and finished_at is null and $1 = 0";
